@@ -1,0 +1,175 @@
+"""Stages: keys, caching, resuming, broken files."""
+
+import pytest
+from conftest import load_notebook
+
+
+class Interrupted(Exception):
+    """Stands for a kill in the middle of a stage."""
+
+
+def same(a, b) -> bool:
+    """Two stage results hold the same weights."""
+    return a["weights"].keys() == b["weights"].keys() and all((a["weights"][name] == b["weights"][name]).all() for name in a["weights"])
+
+
+def interrupt_after(nb, monkeypatch, saves: int):
+    """Make the stage die right after its n-th save."""
+    real, count = nb.Progress.save, []
+
+    def save(self, state):
+        real(self, state)
+        count.append(1)
+        if len(count) == saves:
+            raise Interrupted
+
+    monkeypatch.setattr(nb.Progress, "save", save)
+
+
+@pytest.fixture
+def v_settings(nb, smoke):
+    """V for a few steps."""
+    return nb.dataclasses.replace(smoke.v, steps=9, batch=8, save_every=3)
+
+
+def test_key_changes_with_settings_code_and_earlier_stages(nb, smoke):
+    key = nb.stage_key(nb.train_v, {"v": smoke.v, "seed": 1})
+    assert key == nb.stage_key(nb.train_v, {"v": smoke.v, "seed": 1})
+    assert key != nb.stage_key(nb.train_v, {"v": smoke.v, "seed": 2})
+    assert key != nb.stage_key(nb.train_v, {"v": nb.dataclasses.replace(smoke.v, steps=31), "seed": 1})
+    assert key == nb.stage_key(nb.train_v, {"v": nb.dataclasses.replace(smoke.v, save_every=7), "seed": 1})
+    before = nb.Stage("collect", "abc", None, 0.0, {})
+    assert key != nb.stage_key(nb.train_v, {"v": smoke.v, "seed": 1}, (before,))
+
+
+def test_key_follows_code_at_any_depth_but_not_comments(nb, smoke):
+    settings = {"v": smoke.v, "seed": 1}
+    key, m_key = nb.stage_key(nb.train_v, settings), nb.stage_key(nb.train_m, settings)
+    deep = load_notebook("deep_change", lambda source: source.replace("0.5 * (mu.square() + log_var.exp() - 1 - log_var)", "0.6 * (mu.square() + log_var.exp() - 1 - log_var)"))
+    assert deep.stage_key(deep.train_v, settings) != key
+    assert deep.stage_key(deep.train_m, settings) == m_key  # M does not use the KL
+    constant = load_notebook("constant_change", lambda source: source.replace("PIXEL_SCALE = 8.0", "PIXEL_SCALE = 9.0"))
+    assert constant.stage_key(constant.train_v, settings) != key
+    comment = load_notebook("comment_change", lambda source: source.replace('"""Train V on single', '"""Do train V on single').replace("def train_v(", "# a remark\ndef train_v("))
+    assert comment.stage_key(comment.train_v, settings) == key
+
+
+def test_a_finished_stage_is_not_run_again(nb, run_folder, v_settings, memory, monkeypatch):
+    first = nb.run_stage("v", nb.train_v, {"v": v_settings, "seed": 1}, (), memory)
+    monkeypatch.setattr(nb, "fit", None)  # training again would fail
+    again = nb.run_stage.__wrapped__ if hasattr(nb.run_stage, "__wrapped__") else nb.run_stage
+    folder = run_folder / f"v-{first.key}"
+    assert nb.load_or_set_aside(folder / "result.pt") is not None
+    monkeypatch.undo()
+    nb.RUN_FOLDER = run_folder
+    called = []
+    result = again("v", nb.train_v, {"v": v_settings, "seed": 1}, (), memory)
+    assert same(first.result, result.result) and result.seconds == first.seconds and not called
+
+
+def test_resumed_v_equals_uninterrupted_v(nb, run_folder, v_settings, memory, monkeypatch):
+    whole = nb.train_v(nb.Progress(run_folder / "whole"), memory, v_settings, 1)
+    with monkeypatch.context() as patch:
+        interrupt_after(nb, patch, 2)
+        with pytest.raises(Interrupted):
+            nb.train_v(nb.Progress(run_folder / "cut"), memory, v_settings, 1)
+    assert (run_folder / "cut" / "progress.pt").exists()
+    resumed = nb.train_v(nb.Progress(run_folder / "cut"), memory, v_settings, 1)
+    assert same(whole, resumed) and whole["log"] == resumed["log"]
+
+
+def encoded(nb, memory, copies=2):
+    """Latents that need no V."""
+    generator = nb.torch.Generator().manual_seed(0)
+    shape = (copies, len(memory), 6)
+    return nb.Latents(
+        nb.torch.randn(shape, generator=generator), nb.torch.full(shape, -4.0), memory.actions.repeat(copies, 1), nb.torch.zeros(copies, 6, dtype=int), nb.torch.zeros(copies, 6, dtype=bool)
+    )  # fmt: skip
+
+
+def test_resumed_m_equals_uninterrupted_m_and_seeds_matter(nb, run_folder, smoke, memory, monkeypatch):
+    settings, latents = nb.dataclasses.replace(smoke.m, steps=8, save_every=3, hidden=16), encoded(nb, memory)
+    whole = nb.train_m(nb.Progress(run_folder / "whole"), memory, latents, m=settings, seed=1)
+    assert same(whole, nb.train_m(nb.Progress(run_folder / "twin"), memory, latents, m=settings, seed=1))
+    assert not same(whole, nb.train_m(nb.Progress(run_folder / "other"), memory, latents, m=settings, seed=2))
+    with monkeypatch.context() as patch:
+        interrupt_after(nb, patch, 1)
+        with pytest.raises(Interrupted):
+            nb.train_m(nb.Progress(run_folder / "cut"), memory, latents, m=settings, seed=1)
+    assert same(whole, nb.train_m(nb.Progress(run_folder / "cut"), memory, latents, m=settings, seed=1))
+
+
+def test_resumed_c_equals_uninterrupted_c(nb, run_folder, smoke, monkeypatch):
+    from test_models import make_dream
+
+    settings = nb.dataclasses.replace(smoke.c, generations=6, population=8, check_every=16)
+    dreamer, _, space, home = make_dream(nb)
+    pool = nb.Starts(nb.torch.randn(40, 6), nb.torch.randn(40, 16), nb.torch.randn(40, 16))
+    checked = []
+
+    def check(weights):
+        checked.append(weights)
+        return [float(len(checked))]
+
+    def learn(folder):
+        return nb.train_c(nb.Progress(run_folder / folder), dreamer, pool, space, home, check, settings, 1)
+
+    whole = learn("whole")
+    assert whole["updates"] == [16, 32, 48] and whole["returns"].shape == (6, 8) and len(checked) == 3
+    with monkeypatch.context() as patch:
+        interrupt_after(nb, patch, 2)
+        with pytest.raises(Interrupted):
+            learn("cut")
+    checked.clear()
+    resumed = learn("cut")
+    assert len(checked) == 1  # only the missing check was played
+    assert nb.torch.equal(whole["weights"], resumed["weights"]) and nb.torch.equal(whole["returns"], resumed["returns"])
+
+
+@pytest.mark.parametrize("content", [b"", b"not a save", b"PK\x03\x04 half a zip"])
+def test_broken_file_is_said_and_set_aside(nb, tmp_path, capsys, content):
+    path = tmp_path / "result.pt"
+    path.write_bytes(content)
+    assert nb.load_or_set_aside(path) is None
+    assert "could not be read" in capsys.readouterr().out
+    (aside,) = tmp_path.iterdir()
+    assert aside.read_bytes() == content and aside.name.startswith("result.pt.unreadable")
+
+
+def test_pickled_code_is_never_run(nb, tmp_path):
+    import pickle
+
+    class Evil:
+        def __reduce__(self):
+            return (tmp_path.joinpath("harm").touch, ())
+
+    path = tmp_path / "result.pt"
+    path.write_bytes(pickle.dumps(Evil()))
+    assert nb.load_or_set_aside(path) is None and not (tmp_path / "harm").exists()
+
+
+def test_full_disk_is_a_sentence_and_leaves_no_half_file(nb, tmp_path, monkeypatch):
+    nb.save_atomically({"a": 1}, tmp_path / "result.pt")
+    before = (tmp_path / "result.pt").read_bytes()
+
+    def no_space(value, path):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(nb.torch, "save", no_space)
+    with pytest.raises(RuntimeError, match="Free some disk space"):
+        nb.save_atomically({"a": 2}, tmp_path / "result.pt")
+    assert [path.name for path in tmp_path.iterdir()] == ["result.pt"] and (tmp_path / "result.pt").read_bytes() == before
+
+
+def test_checkpoint_round_trip_and_foreign_file(nb, smoke, tmp_path):
+    v, m = nb.V(smoke.v).eval(), nb.M(smoke.v.latents, smoke.m.hidden)
+    weights, mask = nb.torch.randn(smoke.v.latents + smoke.m.hidden + 1), nb.torch.ones(smoke.v.latents)
+    digest = nb.save_checkpoint(tmp_path, v, m, weights, mask, smoke)
+    path = tmp_path / "checkpoint.safetensors"
+    assert digest == nb.hashlib.sha256(path.read_bytes()).hexdigest()
+    v2, m2, weights2, _ = nb.load_checkpoint(path, smoke, nb.DEVICE)
+    assert nb.torch.equal(weights, weights2) and all(nb.torch.equal(a, b) for a, b in zip(m.state_dict().values(), m2.state_dict().values()))
+    path.write_bytes(b"junk")
+    with pytest.raises(ValueError, match="not a checkpoint"):
+        nb.load_checkpoint(path, smoke, nb.DEVICE)
