@@ -2,11 +2,17 @@
 
 import json
 import linecache
+import os
 import sys
+import tempfile
 import types
 from pathlib import Path
 
 import pytest
+
+# The notebook itself is a test too: nbval runs every cell in the smallest profile, from nothing.
+os.environ.setdefault("WM_PROFILE", "smoke")
+os.environ.setdefault("WM_RUN_FOLDER", tempfile.mkdtemp(prefix="world-models-"))
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "world_models_cartpole.ipynb"

@@ -45,12 +45,16 @@ def test_key_changes_with_settings_code_and_earlier_stages(nb, smoke):
 def test_key_follows_code_at_any_depth_but_not_comments(nb, smoke):
     settings = {"v": smoke.v, "seed": 1}
     key, m_key = nb.stage_key(nb.train_v, settings), nb.stage_key(nb.train_m, settings)
-    deep = load_notebook("deep_change", lambda source: source.replace("0.5 * (mu.square() + log_var.exp() - 1 - log_var)", "0.6 * (mu.square() + log_var.exp() - 1 - log_var)"))
+    deep = load_notebook(
+        "deep_change", lambda source: source.replace("0.5 * (mu.square() + log_var.exp() - 1 - log_var)", "0.6 * (mu.square() + log_var.exp() - 1 - log_var)")
+    )
     assert deep.stage_key(deep.train_v, settings) != key
     assert deep.stage_key(deep.train_m, settings) == m_key  # M does not use the KL
     constant = load_notebook("constant_change", lambda source: source.replace("PIXEL_SCALE = 8.0", "PIXEL_SCALE = 9.0"))
     assert constant.stage_key(constant.train_v, settings) != key
-    comment = load_notebook("comment_change", lambda source: source.replace('"""Train V on single', '"""Do train V on single').replace("def train_v(", "# a remark\ndef train_v("))
+    comment = load_notebook(
+        "comment_change", lambda source: source.replace('"""Train V on single', '"""Do train V on single').replace("def train_v(", "# a remark\ndef train_v(")
+    )
     assert comment.stage_key(comment.train_v, settings) == key
 
 

@@ -1,0 +1,31 @@
+"""The notebook as a file: format, style, no leftovers."""
+
+import json
+import subprocess
+import sys
+
+import nbformat
+from conftest import NOTEBOOK, ROOT
+
+
+def test_ruff_accepts_the_code():
+    for command in (["check"], ["format", "--check"]):
+        done = subprocess.run([sys.executable, "-m", "ruff", *command, "--no-cache", str(NOTEBOOK), str(ROOT / "tests")], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_notebook_is_valid_and_light():
+    notebook = nbformat.read(NOTEBOOK, 4)
+    nbformat.validate(notebook)
+    assert "widgets" not in notebook.metadata
+    assert NOTEBOOK.stat().st_size < 1_700_000
+    ids = [cell.id for cell in notebook.cells]
+    assert len(set(ids)) == len(ids)
+
+
+def test_a_cell_defines_or_runs():
+    for cell in json.loads(NOTEBOOK.read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            assert {"define", "run"} & set(cell["metadata"]["tags"]), cell["id"]
+            if "define" in cell["metadata"]["tags"]:
+                assert not cell["outputs"], cell["id"]
