@@ -51,7 +51,7 @@ def test_nothing_moves_outside_the_band(nb, memory):
 
 
 def test_lstm_step_by_step_equals_unrolled(nb):
-    m = nb.M(6, 16).eval()
+    m = nb.M(6, 16, 8).eval()
     z, a = nb.torch.randn(3, 9, 6), nb.torch.randint(2, (3, 9))
     whole, _ = m(z, a)
     state, parts = None, []
@@ -63,7 +63,7 @@ def test_lstm_step_by_step_equals_unrolled(nb):
 
 def make_dream(nb, latents=6, hidden=16, starts=5, axes=4):
     nb.torch.manual_seed(0)
-    m = nb.M(latents, hidden).eval().requires_grad_(False)
+    m = nb.M(latents, hidden, 8).eval().requires_grad_(False)
     for part in (m.g, m.done):
         nb.nn.init.normal_(part.weight, std=0.3)
     begin = nb.Starts(nb.torch.randn(starts, latents), 0.5 * nb.torch.randn(starts, hidden), 0.5 * nb.torch.randn(starts, hidden))
@@ -156,21 +156,45 @@ def test_cma_mean_is_in_the_units_of_the_candidates(nb, smoke):
     assert np.allclose(nb.cma_mean(optimizer), [1, -2, 3], atol=0.01)
 
 
-def test_real_policy_keeps_h_as_the_filter_does(nb, smoke, episodes):
-    """Replaying an episode through the policy gives the same h as reading it in one go."""
+def test_real_policy_acts_on_the_features_that_are_measured(nb, smoke):
+    """Two episodes side by side, one ending before the other: the policy decides as C does on (z, h) of the recorded rows."""
     v = nb.V(smoke.v).eval().requires_grad_(False)
-    m = nb.M(smoke.v.latents, 16).eval().requires_grad_(False)
+    m = nb.M(smoke.v.latents, 16, 5).eval().requires_grad_(False)
     weights = nb.torch.randn(smoke.v.latents + 16 + 1)
-    (episode,) = nb.play(nb.ControllerPolicy(v, m, weights), [11], 1)
-    memory = nb.Memory([episode], 0, nb.DEVICE)
-    z, _ = nb.encode_rows(v, memory, nb.torch.arange(len(memory)))
-    h = nb.filter_episode(m, z, memory.actions)
-    acted = nb.act(weights[None], nb.torch.cat([z, h], 1)[None])[0]
-    assert (acted[:-1].numpy() == episode.actions).all()
+    episodes = nb.play(nb.ControllerPolicy(v, m, weights), [11, 12, 13], 2)
+    memory = nb.Memory(episodes, 0, nb.DEVICE)
+    rows = nb.torch.arange(len(memory))
+    z, _ = nb.encode_rows(v, memory, rows)
+    acted = nb.act(weights[None], nb.features_with_h(m, z, memory, memory.actions, rows)[None])[0]
+    for episode, first in zip(episodes, memory.first.unique()):
+        assert (acted[first : first + len(episode.actions)].numpy() == episode.actions).all()
+
+
+def test_recall_reads_known_steps_only(nb):
+    m = nb.M(6, 16, 4).eval().requires_grad_(False)
+    z, a = nb.torch.randn(3, 4, 6), nb.torch.randint(2, (3, 4))
+    all_known, _ = nb.recall(m, z, a, nb.torch.ones(3, 4, dtype=bool))
+    assert nb.torch.allclose(all_known, m(z, a)[0][:, -1], atol=1e-6)
+    known = nb.torch.tensor([[False, False, True, True]]).repeat(3, 1)
+    assert nb.torch.allclose(nb.recall(m, z, a, known)[0], m(z[:, 2:], a[:, 2:])[0][:, -1], atol=1e-6)
+    assert (nb.recall(m, z, a, nb.torch.zeros(3, 4, dtype=bool))[0] == 0).all()
+
+
+def test_unroll_reads_then_lives_on_its_own_predictions(nb):
+    m = nb.M(6, 16, 4).eval()
+    nb.nn.init.normal_(m.g.weight, std=0.3)
+    z, a = nb.torch.randn(3, 9, 6), nb.torch.randint(2, (3, 9))
+    h, _ = m(z, a)
+    forced = m.predict(z, h)
+    assert all(nb.torch.allclose(one, two, atol=1e-6) for one, two in zip(nb.unroll(m, z, a, 9), forced))
+    free = nb.unroll(m, z, a, 4)
+    assert nb.torch.allclose(free.mu[:, :4], forced.mu[:, :4], atol=1e-6) and not nb.torch.allclose(free.mu[:, 4], forced.mu[:, 4], atol=1e-3)
+    changed = nb.torch.cat([z[:, :4], nb.torch.randn(3, 5, 6)], 1)  # what comes after is never looked at
+    assert nb.torch.equal(free.mu, nb.unroll(m, changed, a, 4).mu)
 
 
 def test_open_loop_first_step_is_the_teacher_forced_prediction(nb):
-    m = nb.M(6, 16).eval()
+    m = nb.M(6, 16, 8).eval()
     z, a = nb.torch.randn(3, 12, 6), nb.torch.randint(2, (3, 12))
     path = nb.open_loop(m, z, a, 8)
     h, _ = m(z[:, :8], a[:, :8])

@@ -87,16 +87,17 @@ def encoded(nb, memory, copies=2):
     )  # fmt: skip
 
 
-def test_resumed_m_equals_uninterrupted_m_and_seeds_matter(nb, run_folder, smoke, memory, monkeypatch):
+@pytest.mark.parametrize("read", [24, 8])
+def test_resumed_m_equals_uninterrupted_m_and_seeds_matter(nb, run_folder, smoke, memory, monkeypatch, read):
     settings, latents = nb.dataclasses.replace(smoke.m, steps=8, save_every=3, hidden=16), encoded(nb, memory)
-    whole = nb.train_m(nb.Progress(run_folder / "whole"), memory, latents, m=settings, seed=1)
-    assert same(whole, nb.train_m(nb.Progress(run_folder / "twin"), memory, latents, m=settings, seed=1))
-    assert not same(whole, nb.train_m(nb.Progress(run_folder / "other"), memory, latents, m=settings, seed=2))
+    whole = nb.train_m(nb.Progress(run_folder / "whole"), memory, latents, m=settings, read=read, seed=1)
+    assert same(whole, nb.train_m(nb.Progress(run_folder / "twin"), memory, latents, m=settings, read=read, seed=1))
+    assert not same(whole, nb.train_m(nb.Progress(run_folder / "other"), memory, latents, m=settings, read=read, seed=2))
     with monkeypatch.context() as patch:
         interrupt_after(nb, patch, 1)
         with pytest.raises(Interrupted):
-            nb.train_m(nb.Progress(run_folder / "cut"), memory, latents, m=settings, seed=1)
-    assert same(whole, nb.train_m(nb.Progress(run_folder / "cut"), memory, latents, m=settings, seed=1))
+            nb.train_m(nb.Progress(run_folder / "cut"), memory, latents, m=settings, read=read, seed=1)
+    assert same(whole, nb.train_m(nb.Progress(run_folder / "cut"), memory, latents, m=settings, read=read, seed=1))
 
 
 def test_resumed_c_equals_uninterrupted_c(nb, run_folder, smoke, monkeypatch):
@@ -163,7 +164,7 @@ def test_full_disk_is_a_sentence_and_leaves_no_half_file(nb, tmp_path, monkeypat
 
 
 def test_checkpoint_round_trip_and_foreign_file(nb, smoke, tmp_path):
-    v, m = nb.V(smoke.v).eval(), nb.M(smoke.v.latents, smoke.m.hidden)
+    v, m = nb.V(smoke.v).eval(), nb.M(smoke.v.latents, smoke.m.hidden, smoke.m.context)
     weights, mask = nb.torch.randn(smoke.v.latents + smoke.m.hidden + 1), nb.torch.ones(smoke.v.latents)
     digest = nb.save_checkpoint(tmp_path, v, m, weights, mask, smoke)
     path = tmp_path / "checkpoint.safetensors"
