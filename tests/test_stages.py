@@ -163,14 +163,72 @@ def test_full_disk_is_a_sentence_and_leaves_no_half_file(nb, tmp_path, monkeypat
     assert [path.name for path in tmp_path.iterdir()] == ["result.pt"] and (tmp_path / "result.pt").read_bytes() == before
 
 
-def test_checkpoint_round_trip_and_foreign_file(nb, smoke, tmp_path):
+def small_world(nb, smoke, folder):
+    """A checkpoint with one stage of each kind of value."""
     v, m = nb.V(smoke.v).eval(), nb.M(smoke.v.latents, smoke.m.hidden, smoke.m.context)
-    weights, mask = nb.torch.randn(smoke.v.latents + smoke.m.hidden + 1), nb.torch.ones(smoke.v.latents)
-    digest = nb.save_checkpoint(tmp_path, v, m, weights, mask, smoke)
-    path = tmp_path / "checkpoint.safetensors"
-    assert digest == nb.hashlib.sha256(path.read_bytes()).hexdigest()
-    v2, m2, weights2, _ = nb.load_checkpoint(path, smoke, nb.DEVICE)
-    assert nb.torch.equal(weights, weights2) and all(nb.torch.equal(a, b) for a, b in zip(m.state_dict().values(), m2.state_dict().values()))
-    path.write_bytes(b"junk")
+    stages = [
+        nb.Stage("v", "k", folder, 3.0, {"weights": dict(v.state_dict()), "log": {"step": [0, 1], "loss": [2.5, 1.5]}}),
+        nb.Stage("m", "k", folder, 2.0, {"weights": dict(m.state_dict())}),
+        nb.Stage("c", "k", folder, 1.0, {"weights": nb.torch.randn(2, 5), "real": [[9.0, 10.0], [11.0, 12.0]], "parts": ["a"]}),
+    ]
+    digest = nb.save_checkpoint(folder / "checkpoint.safetensors", stages, smoke)
+    (folder / "manifest.json").write_text(nb.json.dumps({"checkpoint_sha256": digest}))
+    return stages, digest
+
+
+def test_checkpoint_round_trip(nb, smoke, tmp_path):
+    stages, digest = small_world(nb, smoke, tmp_path)
+    loaded = nb.load_checkpoint(tmp_path / "checkpoint.safetensors", smoke)
+    assert digest == nb.hashlib.sha256((tmp_path / "checkpoint.safetensors").read_bytes()).hexdigest()
+    assert list(loaded) == ["v", "m", "c"] and loaded["v"].seconds == 3.0
+    assert loaded["v"].result["log"] == stages[0].result["log"] and loaded["c"].result["real"] == stages[2].result["real"]
+    assert same(loaded["v"].result, stages[0].result) and same(loaded["m"].result, stages[1].result)
+    nb.load_v(loaded["v"].result, smoke.v, nb.DEVICE)
+
+
+def test_pretrained_stages_are_used_and_nothing_is_trained(nb, smoke, run_folder, monkeypatch):
+    small_world(nb, smoke, run_folder)
+    monkeypatch.setattr(nb, "REFERENCE", run_folder)
+    monkeypatch.setattr(nb, "PRETRAINED", nb.find_pretrained(smoke))
+    stage = nb.run_stage("v", nb.train_v, {"v": smoke.v, "seed": 1}, (), None)  # without a memory it could not train
+    assert stage.seconds == 3.0 and stage.key.startswith("pretrained")
+
+
+@pytest.mark.parametrize(
+    "harm, words",
+    [
+        (lambda folder: (folder / "checkpoint.safetensors").write_bytes(b"junk"), "checksum"),
+        (lambda folder: (folder / "manifest.json").write_text("{}"), "checkpoint_sha256"),
+        (lambda folder: (folder / "manifest.json").write_text("not json"), "can't be used"),
+    ],
+)
+def test_unusable_pretrained_checkpoint_is_a_sentence(nb, smoke, tmp_path, monkeypatch, capsys, harm, words):
+    small_world(nb, smoke, tmp_path)
+    harm(tmp_path)
+    monkeypatch.setattr(nb, "REFERENCE", tmp_path)
+    assert nb.find_pretrained(smoke) == {}
+    said = capsys.readouterr().out
+    assert words in said and "trains its own" in said
+
+
+def test_pretrained_of_another_size_is_a_sentence(nb, smoke, tmp_path, monkeypatch, capsys):
+    small_world(nb, smoke, tmp_path)
+    monkeypatch.setattr(nb, "REFERENCE", tmp_path)
+    assert nb.find_pretrained(nb.make_settings("smoke", "m.hidden=32")) == {}
+    assert "m.hidden = 256" in capsys.readouterr().out
+
+
+def test_pretrained_without_a_network_is_a_sentence(nb, smoke, run_folder, monkeypatch, capsys):
+    def no_network(*_, **__):
+        raise nb.urllib.request.URLError("no network")
+
+    monkeypatch.setattr(nb, "REFERENCE", run_folder / "nowhere")
+    monkeypatch.setattr(nb.urllib.request, "urlopen", no_network)
+    assert nb.find_pretrained(smoke) == {}
+    assert "no network" in capsys.readouterr().out
+
+
+def test_foreign_checkpoint_is_refused(nb, smoke, tmp_path):
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"junk")
     with pytest.raises(ValueError, match="not a checkpoint"):
-        nb.load_checkpoint(path, smoke, nb.DEVICE)
+        nb.load_checkpoint(tmp_path / "checkpoint.safetensors", smoke)
