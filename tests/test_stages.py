@@ -87,17 +87,17 @@ def encoded(nb, memory, copies=2):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("read", [24, 8])
-def test_resumed_m_equals_uninterrupted_m_and_seeds_matter(nb, run_folder, smoke, memory, monkeypatch, read):
+@pytest.mark.parametrize("practice", [False, True])
+def test_resumed_m_equals_uninterrupted_m_and_seeds_matter(nb, run_folder, smoke, memory, monkeypatch, practice):
     settings, latents = nb.dataclasses.replace(smoke.m, steps=8, save_every=3, hidden=16), encoded(nb, memory)
-    whole = nb.train_m(nb.Progress(run_folder / "whole"), memory, latents, m=settings, read=read, seed=1)
-    assert same(whole, nb.train_m(nb.Progress(run_folder / "twin"), memory, latents, m=settings, read=read, seed=1))
-    assert not same(whole, nb.train_m(nb.Progress(run_folder / "other"), memory, latents, m=settings, read=read, seed=2))
+    whole = nb.train_m(nb.Progress(run_folder / "whole"), memory, latents, m=settings, practice=practice, seed=1)
+    assert same(whole, nb.train_m(nb.Progress(run_folder / "twin"), memory, latents, m=settings, practice=practice, seed=1))
+    assert not same(whole, nb.train_m(nb.Progress(run_folder / "other"), memory, latents, m=settings, practice=practice, seed=2))
     with monkeypatch.context() as patch:
         interrupt_after(nb, patch, 1)
         with pytest.raises(Interrupted):
-            nb.train_m(nb.Progress(run_folder / "cut"), memory, latents, m=settings, read=read, seed=1)
-    assert same(whole, nb.train_m(nb.Progress(run_folder / "cut"), memory, latents, m=settings, read=read, seed=1))
+            nb.train_m(nb.Progress(run_folder / "cut"), memory, latents, m=settings, practice=practice, seed=1)
+    assert same(whole, nb.train_m(nb.Progress(run_folder / "cut"), memory, latents, m=settings, practice=practice, seed=1))
 
 
 def test_resumed_c_equals_uninterrupted_c(nb, run_folder, smoke, monkeypatch):
