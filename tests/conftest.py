@@ -54,8 +54,8 @@ def episodes(nb):
 
 @pytest.fixture(scope="session")
 def memory(nb, episodes):
-    """Those episodes as a memory, with room for shifts of up to 4 pixels."""
-    return nb.Memory(episodes, 4, nb.DEVICE)
+    """Those episodes as a memory, with room for the shifts of the settings."""
+    return nb.Memory(episodes, nb.make_settings("smoke").v.max_shift, nb.DEVICE)
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ def make_dream(nb, latents=6, hidden=16, starts=5, axes=4):
     begin = nb.Starts(nb.torch.randn(starts, latents), 0.5 * nb.torch.randn(starts, hidden), 0.5 * nb.torch.randn(starts, hidden))
     pool = nb.Starts(*(nb.torch.randn(200, values.shape[1]) for values in begin))
     space = nb.principal_axes(pool, axes)
-    return nb.Dreamer(m, nb.torch.ones(latents), 1.0), begin, space, nb.Home(nb.torch.zeros(axes), nb.torch.ones(axes))
+    return nb.Dreamer(m, nb.torch.ones(latents), 1.0), begin, space, nb.principal_axes(pool, 3)
 
 
 def test_dream_step_equals_the_lstm(nb):
@@ -128,10 +128,42 @@ def test_axes_are_white(nb):
 
 
 def test_familiarity_is_highest_at_home(nb):
-    home = nb.Home(nb.torch.ones(4), 2 * nb.torch.ones(4))
-    near, far = nb.familiarity(nb.torch.ones(1, 4), home, 0.5), nb.familiarity(nb.torch.full((1, 4), 3.0), home, 0.5)
-    assert float(near) == 1.0 and float(far) == pytest.approx(1 / 1.5)
-    assert float(nb.familiarity(nb.torch.full((1, 4), 3.0), home, 0.0)) == 1.0
+    near, far = nb.familiarity(nb.torch.zeros(1, 4), 0.5), nb.familiarity(nb.torch.full((1, 4), 2.0), 0.5)
+    assert float(near) == 1.0 and float(far) == pytest.approx(1 / 3)
+    assert float(nb.familiarity(nb.torch.full((1, 4), 3.0), 0.0)) == 1.0
+
+
+def test_a_dream_is_worth_its_steps_and_its_last_state(nb, smoke):
+    dreamer, begin, space, home = make_dream(nb)
+    points, noise = nb.torch.randn(2, 5), nb.torch.randn(7, 5, 6)
+    steps_only = nb.dream_returns(dreamer, points, space, home, begin, noise, nb.dataclasses.replace(smoke.c, last_worth=0.0))
+    all_same = nb.dream_returns(dreamer, points, space, home, begin, noise, nb.dataclasses.replace(smoke.c, last_worth=10.0, penalty=0.0))
+    with_worth = nb.dream_returns(dreamer, points, space, home, begin, noise, nb.dataclasses.replace(smoke.c, last_worth=10.0, penalty=1.0))
+    survived = (all_same - steps_only) / 10  # the probability of being alive at the end
+    assert ((survived >= 0) & (survived <= 1)).all() and survived.max() > 0
+    assert (with_worth < all_same).all() and (with_worth > steps_only).all()
+
+
+def test_sensitive_axes_find_what_the_termination_head_reads(nb):
+    """A world in which only the first latent matters for the end: the first axis must be that latent."""
+    nb.torch.manual_seed(0)
+    dreamer, _, _, _ = make_dream(nb)
+    m = dreamer.m
+    nb.nn.init.zeros_(m.g.weight)  # z stays as it is
+    nb.nn.init.zeros_(m.f.weight_hh_l0)
+    nb.nn.init.zeros_(m.f.weight_ih_l0[:, 1:])  # h hears of the first latent only
+    pool = nb.Starts(nb.torch.randn(3000, 6), nb.torch.zeros(3000, 16) + 1e-3 * nb.torch.randn(3000, 16), nb.torch.zeros(3000, 16))
+    axes = nb.sensitive_axes(nb.Dreamer(m, nb.torch.zeros(6), 0.0), pool, 1, nb.torch.Generator().manual_seed(0))
+    place = nb.coordinates(axes, pool.z, pool.h)[:, 0]
+    assert abs(float(nb.torch.corrcoef(nb.torch.stack([place, pool.z[:, 0]]))[0, 1])) > 0.95
+
+
+def test_joined_axes_are_white_and_span_both(nb):
+    pool = nb.Starts(nb.torch.randn(800, 6) * 2, nb.torch.randn(800, 16), nb.torch.randn(800, 16))
+    both = nb.principal_axes(pool, 6)
+    space = nb.joined(pool, nb.Axes(both.mean, both.directions[:, :4]), nb.Axes(both.mean, both.directions[:, 2:]))
+    place = nb.coordinates(space, pool.z, pool.h)
+    assert place.shape[1] == 6 and nb.torch.allclose(nb.torch.cov(place.T), nb.torch.eye(6), atol=1e-2)
 
 
 def test_cma_does_not_restart_on_a_flat_loss(nb, smoke):
