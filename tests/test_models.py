@@ -144,26 +144,38 @@ def test_a_dream_is_worth_its_steps_and_its_last_state(nb, smoke):
     assert (with_worth < all_same).all() and (with_worth > steps_only).all()
 
 
-def test_sensitive_axes_find_what_the_termination_head_reads(nb):
-    """A world in which only the first latent matters for the end: the first axis must be that latent."""
+def test_lawful_axes_find_what_follows_a_law(nb):
+    """Twenty features: two follow a linear law under pushes, one grows, the others are drawn anew at each moment."""
     nb.torch.manual_seed(0)
-    dreamer, _, _, _ = make_dream(nb)
-    m = dreamer.m
-    nb.nn.init.zeros_(m.g.weight)  # z stays as it is
-    nb.nn.init.zeros_(m.f.weight_hh_l0)
-    nb.nn.init.zeros_(m.f.weight_ih_l0[:, 1:])  # h hears of the first latent only
-    pool = nb.Starts(nb.torch.randn(3000, 6), nb.torch.zeros(3000, 16) + 1e-3 * nb.torch.randn(3000, 16), nb.torch.zeros(3000, 16))
-    axes = nb.sensitive_axes(nb.Dreamer(m, nb.torch.zeros(6), 0.0), pool, 1, nb.torch.Generator().manual_seed(0))
-    place = nb.coordinates(axes, pool.z, pool.h)[:, 0]
-    assert abs(float(nb.torch.corrcoef(nb.torch.stack([place, pool.z[:, 0]]))[0, 1])) > 0.95
+    now, pushes = nb.torch.randn(6000, 20), nb.torch.randint(2, (6000, 3)) * 2.0 - 1
+    later = nb.torch.randn(6000, 20)
+    later[:, 0] = now[:, 0] + 0.5 * now[:, 1] + pushes.sum(1)
+    later[:, 1] = now[:, 1] + 0.3 * pushes[:, 0]
+    later[:, 2] = 4 * now[:, 2] + 2 * nb.torch.randn(6000)
+    mixing = nb.torch.linalg.qr(nb.torch.randn(20, 20))[0]  # the observer sees a mixture
+    space = nb.lawful_axes(now @ mixing, later @ mixing, pushes, 2, 1)
+    place = (now @ mixing - space.mean) @ space.directions
+    assert place.shape[1] == 3 and nb.torch.allclose(nb.torch.cov(place.T), nb.torch.eye(3), atol=1e-2)
+    fit = nb.torch.linalg.lstsq(place, now[:, :3] - now[:, :3].mean(0)).solution
+    missed = (now[:, :3] - now[:, :3].mean(0) - place @ fit).var(0)
+    assert (missed < 0.05).all(), missed
 
 
-def test_joined_axes_are_white_and_span_both(nb):
-    pool = nb.Starts(nb.torch.randn(800, 6) * 2, nb.torch.randn(800, 16), nb.torch.randn(800, 16))
-    both = nb.principal_axes(pool, 6)
-    space = nb.joined(pool, nb.Axes(both.mean, both.directions[:, :4]), nb.Axes(both.mean, both.directions[:, 2:]))
-    place = nb.coordinates(space, pool.z, pool.h)
-    assert place.shape[1] == 6 and nb.torch.allclose(nb.torch.cov(place.T), nb.torch.eye(6), atol=1e-2)
+def test_dreams_go_on_where_others_ended(nb, smoke):
+    dreamer, begin, space, home = make_dream(nb)
+    nb.nn.init.zeros_(dreamer.m.done.weight)
+    nb.nn.init.constant_(dreamer.m.done.bias, -9.0)  # nobody falls
+    weights = nb.torch.randn(6 + 16 + 1)
+    ends = nb.dream_on(dreamer, weights, begin, None, smoke.c, 0, 64)
+    assert len(ends.z) == 64 and nb.torch.equal(nb.dream_on(dreamer, weights, begin, None, smoke.c, 0, 64).z, ends.z)
+    nb.nn.init.constant_(dreamer.m.done.bias, 9.0)  # all fall at once
+    assert nb.dream_on(dreamer, weights, begin, ends, smoke.c, 0, 64) is ends
+
+
+def test_joined_latents_lie_end_to_end(nb):
+    one = nb.Latents(nb.torch.zeros(2, 5, 3), nb.torch.zeros(2, 5, 3), nb.torch.zeros(2, 5), nb.torch.zeros(2, 1), nb.torch.zeros(2, 1))
+    both = nb.joined_latents(one, nb.Latents(*(part + 1 for part in one)))
+    assert both.mu.shape == (2, 10, 3) and both.shift.shape == (2, 2) and float(both.mu[:, :5].sum()) == 0
 
 
 def test_cma_does_not_restart_on_a_flat_loss(nb, smoke):
@@ -246,3 +258,13 @@ def test_correlations(nb):
     assert nb.correlations([1, 2, 3], [3, 2, 1])[0] == pytest.approx(-1.0)
     assert nb.correlations([1, 2, 2, 3], [10, 20, 20, 30])[1] == pytest.approx(1.0)
     assert math.isnan(nb.correlations([1, 1], [1, 2])[0])
+
+
+def test_draw_rows_takes_its_share_from_gathered_episodes(nb):
+    generator = nb.torch.Generator().manual_seed(0)
+    allowed = nb.torch.arange(0, 1000, 2)
+    for share in (0.0, 0.3, 1.0):
+        rows = nb.draw_rows(allowed, 900, share, 4000, generator)
+        assert set(rows.tolist()) <= set(allowed.tolist())
+        assert float((rows >= 900).float().mean()) == pytest.approx(share, abs=0.03)
+    assert int(nb.draw_rows(allowed, None, 1.0, 4000, generator).min()) < 100, "without gathered episodes, all rows are random play"
