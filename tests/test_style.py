@@ -1,5 +1,6 @@
 """The notebook as a file: format, style, no leftovers."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -29,3 +30,17 @@ def test_a_cell_defines_or_runs():
             assert {"define", "run"} & set(cell["metadata"]["tags"]), cell["id"]
             if "define" in cell["metadata"]["tags"]:
                 assert not cell["outputs"], cell["id"]
+
+
+def test_no_cell_that_runs_overwrites_what_another_defines():
+    cells = json.loads(NOTEBOOK.read_text())["cells"]
+    tagged = [(cell["metadata"].get("tags", []), "".join(cell["source"])) for cell in cells if cell["cell_type"] == "code"]
+    defined = {node.name for tags, source in tagged if "define" in tags for node in ast.parse(source).body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    stored = {
+        node.id
+        for tags, source in tagged
+        if "run" in tags
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
+    assert not defined & stored
