@@ -186,6 +186,13 @@ def test_checkpoint_round_trip(nb, smoke, tmp_path):
     nb.load_v(loaded["v"].result, smoke.v, nb.DEVICE)
 
 
+def test_checkpoint_of_stages_that_share_tensors(nb, smoke, tmp_path):
+    stages, _ = small_world(nb, smoke, tmp_path)
+    nb.save_checkpoint(tmp_path / "twice.safetensors", [stages[0], stages[0]._replace(name="again")], smoke)
+    loaded = nb.load_checkpoint(tmp_path / "twice.safetensors", smoke)
+    assert same(loaded["again"].result, loaded["v"].result)
+
+
 def test_pretrained_stages_are_used_and_nothing_is_trained(nb, smoke, run_folder, monkeypatch):
     small_world(nb, smoke, run_folder)
     monkeypatch.setattr(nb, "REFERENCE", run_folder)
