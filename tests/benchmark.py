@@ -65,7 +65,7 @@ def main() -> None:
     rows.append(("V", f"{rate:,.1f} steps/s of {settings.v.batch} observations"))
 
     v = nb.V(settings.v).to(nb.DEVICE).eval().requires_grad_(False)
-    latents = nb.Latents(**nb.encode_memory(None, memory, v, 2, settings.v, 0))
+    latents = nb.Latents(**nb.encode_memory(None, memory, v, 2, settings.m.max_shift, True, 0))
     for name, practice in (("M, teacher forcing", False), ("M, practice", True)):
 
         def m_settings(count, practice=practice):
