@@ -268,3 +268,11 @@ def test_draw_rows_takes_its_share_from_gathered_episodes(nb):
         assert set(rows.tolist()) <= set(allowed.tolist())
         assert float((rows >= 900).float().mean()) == pytest.approx(share, abs=0.03)
     assert int(nb.draw_rows(allowed, None, 1.0, 4000, generator).min()) < 100, "without gathered episodes, all rows are random play"
+
+
+def test_seen_again_draws_and_looks(nb, smoke):
+    nb.torch.manual_seed(0)
+    v = nb.V(smoke.v).eval().requires_grad_(False)
+    z = nb.torch.randn(2, 3, smoke.v.latents)
+    again = nb.seen_again(v, z)
+    assert again.shape == z.shape and nb.torch.allclose(again[1, 2], v.encode(v.decode(z[1, 2:3]))[0][0], atol=1e-4)
