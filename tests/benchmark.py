@@ -79,7 +79,7 @@ def main() -> None:
     starts = nb.find_starts(m, memory, latents, 512, torch.Generator().manual_seed(0))
     dreamer = nb.Dreamer(m, torch.ones(settings.v.latents, device=nb.DEVICE), 1.0)
     rate = nb.dream_speed(dreamer, starts, c.population * c.rollouts, c.horizon)
-    products = 2 * dreamer.weight.numel() + 2 * m.g.weight.numel()
+    products = 2 * sum(weight.numel() for weight, _ in dreamer.gates) + 2 * m.g.weight.numel()
     rows.append(("dream", f"{rate:,.0f} steps/s, {100 * rate * products / peak:.0f} % of the matrix product's rate"))
     for name, value in rows:
         print(f"{name:24s} {value}")

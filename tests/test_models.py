@@ -276,3 +276,25 @@ def test_seen_again_draws_and_looks(nb, smoke):
     z = nb.torch.randn(2, 3, smoke.v.latents)
     again = nb.seen_again(v, z)
     assert again.shape == z.shape and nb.torch.allclose(again[1, 2], v.encode(v.decode(z[1, 2:3]))[0][0], atol=1e-4)
+
+
+def test_shift_law_knows_which_way_pictures_move(nb, memory):
+    # A code that obeys the law by construction: where the dark pixels of the newest frame lie, on average.
+    rows = nb.torch.arange(40).repeat(2)
+    shift, flip = nb.random_views(80, memory.max_shift, True, nb.torch.Generator().manual_seed(0), nb.DEVICE)
+    flip = flip[:40].repeat(2)
+    dark = 1 - memory.stack(rows, shift, flip)[:, -1, nb.BAND]
+    dark = dark - dark.amin((1, 2), keepdim=True)
+    centre = ((dark * nb.torch.arange(64.0)).sum((1, 2)) / dark.sum((1, 2)))[:, None]
+    assert nb.shift_law_broken(centre, nb.torch.where(flip, -shift, shift)) < 0.05
+    assert nb.shift_law_broken(centre, shift) > 0.3, "a mirrored picture moves the other way"
+
+
+def test_shift_law_pulls_the_code(nb, memory, tmp_path):
+    torch, settings = nb.torch, nb.make_settings("smoke", "v.steps=60,v.save_every=1000,v.batch=64")
+    kept = {}
+    for weight in (0.0, 300.0):
+        result = nb.train_v(nb.Progress(tmp_path / str(weight)), memory, nb.dataclasses.replace(settings.v, shift_law=weight), 0)
+        kept[weight] = np.mean(result["log"]["broken"][-1:])
+    assert kept[300.0] < 0.5 * kept[0.0], kept
+    assert torch.isfinite(torch.tensor(list(kept.values()))).all()
