@@ -1,0 +1,201 @@
+"""Run the notebook again and again, with other settings and seeds, and gather what it measured into CSV files.
+
+    python tests/experiments.py main_line            # ten seeds of the full profile as shipped
+    python tests/experiments.py remedies --jobs 2    # two runs side by side
+    python tests/experiments.py --table              # only gather what is there
+
+The notebook itself is the program: each run executes it from the first cell to the last with `WM_PROFILE` and `WM_OVERRIDES`. Runs share
+their saved stages, so that a remedy which touches only C trains only C. Runs that are finished are left alone: stop it when you like, and start it again.
+Every run leaves a line in `assets/experiments/<experiment>.csv`, those that failed as well.
+"""
+
+import argparse
+import csv
+import hashlib
+import json
+import os
+import shutil
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import nbformat
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOK = ROOT / "world_models_cartpole.ipynb"
+TABLES = ROOT / "assets" / "experiments"
+RUNS = Path(os.environ.get("WM_RUN_FOLDER", ROOT / "runs")) / "experiments"
+# What the rows of the smaller tables have in common: V and M as shipped, half the generations, fewer test episodes, and no exhibits.
+SHORT = "c.generations=150,c.rounds=0,evaluate.episodes=40,evaluate.baseline_episodes=4,evaluate.control=false"
+
+
+class Experiment(NamedTuple):
+    """One table: rows (name -> overrides), run with each seed."""
+
+    profile: str
+    seeds: list[int]
+    common: str
+    rows: dict[str, str]
+
+
+EXPERIMENTS = {
+    "main_line": Experiment("full", list(range(1, 11)), "", {"as shipped": ""}),
+    "remedies": Experiment(
+        "full",
+        [1, 2, 3],
+        SHORT,
+        {
+            "as shipped": "",
+            "temperature 0.5": "c.temperature=0.5",
+            "temperature 1": "c.temperature=1",
+            "temperature 1.15": "c.temperature=1.15",
+            "temperature 1.3": "c.temperature=1.3",
+            "penalty on the norm of z": "c.norm_penalty=0.3",
+            "latent dropout in M": "m.latent_dropout=0.2",
+            "reward weighed by the verifier": "c.verify=true",
+            "every dream from a real moment": "c.continued=0",
+            "every fourth dream from a real moment": "c.continued=0.75",
+            "no open-loop practice for M": "m.practice_steps=0",
+            "ensemble of three Ms": "m.ensemble=3",
+            "horizon 15": "c.horizon=15",
+            "horizon 60": "c.horizon=60",
+            "no worth for the last state": "c.last_worth=0",
+            **{f"{number} rounds of real data": f"c.rounds={number},c.enough=500" for number in range(1, 6)},
+        },
+    ),
+    "what_c_needs": Experiment(
+        "full",
+        [1, 2, 3],
+        SHORT,
+        {"z and h": "", "z only": "c.sees=z", "h only": "c.sees=h", "z and h, 8 hidden units": "c.hidden=8", "z only, 8 hidden units": "c.sees=z,c.hidden=8"},
+    ),
+    "data_diet": Experiment(
+        "full",
+        [1, 2, 3],
+        SHORT,
+        {
+            f"{episodes} random episodes, {rounds} rounds": f"collect.episodes={episodes},c.rounds={rounds}"
+            for episodes in (100, 300, 1000, 2000, 5000)
+            for rounds in (0, 3)
+        },
+    ),
+    # Seconds, not hours: it shows that the runner works.
+    "smoke": Experiment("smoke", [1, 2], "", {"as shipped": "", "horizon 15": "c.horizon=15"}),
+}
+LOCK = threading.Lock()  # one table is written at a time
+COLUMNS = """experiment row overrides profile seed status real_mean real_worst dream_return real_at_check spearman
+probe_r2_theta open_loop_theta_30 random_steps on_policy_steps check_steps seconds code returns error""".split()
+
+
+def code_hash(notebook: nbformat.NotebookNode) -> str:
+    """Twelve digits of a hash of all code cells."""
+    return hashlib.sha256("\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code").encode()).hexdigest()[:12]
+
+
+def run(name: str, row: str, seed: int) -> None:
+    """Execute the notebook once, unless that run is finished; leave `line.json` in the run's own folder, whatever happens."""
+    experiment = EXPERIMENTS[name]
+    folder = RUNS / name / f"{row.replace(' ', '-').replace(',', '')}-{seed}"
+    if (folder / "line.json").exists() and json.loads((folder / "line.json").read_text())["status"] == "finished":
+        return
+    shutil.rmtree(folder, ignore_errors=True)  # what a failed run has left
+    folder.mkdir(parents=True, exist_ok=True)
+    overrides = ",".join(filter(None, [experiment.common, experiment.rows[row], f"seed={seed}"]))
+    notebook = nbformat.read(NOTEBOOK, 4)
+    line = {"experiment": name, "row": row, "overrides": overrides, "profile": experiment.profile, "seed": seed, "code": code_hash(notebook)}
+    if experiment.common:
+        # What only draws or shows is left out of the smaller tables.
+        notebook.cells = [cell for cell in notebook.cells if "extra" not in cell.metadata.get("tags", [])]
+    environment = {
+        "WM_PROFILE": experiment.profile, "WM_OVERRIDES": overrides, "WM_RUN_FOLDER": str(RUNS / "stages"), "WM_OUT_FOLDER": str(folder),
+        "WM_NO_WIDGETS": "1", "TQDM_DISABLE": "1", "MPLBACKEND": "agg",
+    }  # fmt: skip
+    print(f"{time.strftime('%H:%M')} {name}: {row}, seed {seed}", flush=True)
+    begin = time.time()
+    try:
+        client = NotebookClient(notebook, timeout=None, resources={"metadata": {"path": str(ROOT)}})
+        client.execute(env=os.environ | environment)
+        line |= {"status": "finished"} | summary(json.loads((folder / "manifest.json").read_text()))
+    except Exception as error:
+        line |= {"status": "failed", "error": f"{type(error).__name__}: {str(error).strip().splitlines()[-1][:200]}"}
+    line["seconds"] = round(time.time() - begin)
+    (folder / "line.json").write_text(json.dumps(line, indent=1))
+    print(f"{time.strftime('%H:%M')} {name}: {row}, seed {seed}: {line['status']}, {line.get('real_mean', line.get('error'))}", flush=True)
+
+
+def summary(manifest: dict) -> dict:
+    """What a table needs of one run's manifest."""
+    returns, pairs = manifest["real_returns"], manifest["dream_real"]["pairs"]
+    shipped = max(pairs, key=lambda pair: pair[1])
+    return {
+        "real_mean": round(manifest["real_return_mean"], 2),
+        "real_worst": min(returns),
+        "dream_return": round(shipped[0], 3),
+        "real_at_check": round(shipped[1], 2),
+        "spearman": round(manifest["dream_real"]["spearman"], 3),
+        "probe_r2_theta": round(manifest["probe_r2"]["z"]["random"]["theta"], 4),
+        "open_loop_theta_30": round(manifest["open_loop_error"]["M"]["30"]["theta_degrees"], 3),
+        "random_steps": manifest["real_steps"]["random"],
+        "on_policy_steps": manifest["real_steps"]["on_policy"],
+        "check_steps": manifest["real_steps"]["checks"],
+        "returns": " ".join(f"{value:.0f}" for value in returns),
+    }
+
+
+def gather(name: str) -> Path | None:
+    """Write the lines of all runs of an experiment, failed ones included, to its CSV file; lines of earlier runs that are no longer here stay in it."""
+    path = TABLES / f"{name}.csv"
+    lines = {}
+    if path.exists():
+        with path.open(newline="") as file:
+            lines = {(line["row"], int(line["seed"])): line for line in csv.DictReader(file)}
+    for file in sorted((RUNS / name).glob("*/line.json")):
+        line = json.loads(file.read_text())
+        lines[line["row"], line["seed"]] = line
+    if not lines:
+        return None
+    TABLES.mkdir(parents=True, exist_ok=True)
+    order = {row: number for number, row in enumerate(EXPERIMENTS[name].rows)}
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines[key] for key in sorted(lines, key=lambda key: (order.get(key[0], len(order)), key[1])))
+    return path
+
+
+def main(arguments: list[str]) -> None:
+    """Run the experiments that are asked for, and gather what is there."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiments", nargs="*", choices=[[], *EXPERIMENTS], help="default: none, only gather")
+    parser.add_argument("--seeds", type=int, nargs="+", help="only these seeds")
+    parser.add_argument("--rows", nargs="+", help="only these rows")
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side; each gets its share of the cores")
+    parser.add_argument("--table", action="store_true", help="only gather")
+    options = parser.parse_args(arguments)
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // options.jobs))
+    os.environ["OMP_WAIT_POLICY"] = "passive"  # or idle threads of one run take the cores from the other
+    for name in options.experiments or EXPERIMENTS:
+        experiment = EXPERIMENTS[name]
+        rows = [row for row in experiment.rows if options.rows is None or row in options.rows]
+
+        def runs_of(seed: int, name: str = name, rows: list[str] = rows) -> None:
+            """All rows of one seed, one after another: they share stages, which must not be made twice at a time."""
+            for row in rows:
+                run(name, row, seed)
+                with LOCK:
+                    gather(name)
+
+        if options.experiments and not options.table:
+            with ThreadPoolExecutor(options.jobs) as pool:
+                list(pool.map(runs_of, [seed for seed in experiment.seeds if options.seeds is None or seed in options.seeds]))
+        path = gather(name)
+        if path:
+            print(f"{name}: {path.name} has {sum(1 for _ in path.open()) - 1} lines")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

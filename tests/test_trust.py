@@ -1,0 +1,225 @@
+"""What makes a dream trustworthy: the verifier, the remedies' settings, and the runner of many runs."""
+
+import csv
+import json
+import math
+
+import experiments
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def world(nb):
+    """A small random M with its latents, over two recorded episodes."""
+    nb.torch.manual_seed(0)
+    episodes = nb.play(nb.RandomPolicy(0), nb.seeds_for("random", 0, 6), 2)
+    memory = nb.Memory(episodes, 0, nb.DEVICE)
+    m = nb.M(6, 16, 4).eval().requires_grad_(False)
+    for part in (m.g, m.done):
+        nb.nn.init.normal_(part.weight, std=0.3)
+    mu = nb.torch.randn(2, len(memory), 6)
+    latents = nb.Latents(mu, nb.torch.zeros_like(mu), memory.actions.repeat(2, 1), nb.torch.zeros(2, 6), nb.torch.zeros(2, 6, dtype=bool))
+    return memory, m, latents
+
+
+def start_states(nb, m, count=5):
+    return nb.Starts(nb.torch.randn(count, 6), 0.5 * nb.torch.randn(count, m.hidden), 0.5 * nb.torch.randn(count, m.hidden))
+
+
+def test_ensemble_of_twins_dreams_like_one(nb, world):
+    _, m, _ = world
+    twins = nb.Ensemble([m, m]).eval()
+    one = start_states(nb, m)
+    two = nb.Starts(one.z, one.h.repeat(1, 2), one.c.repeat(1, 2))
+    a, noise = nb.torch.randint(2, (5,)), nb.torch.randn(5, 6)
+    alone = nb.Dreamer(m, nb.torch.ones(6), 1.0).step(*one, a, noise)
+    together = nb.Dreamer(twins, nb.torch.ones(6), 1.0).step(*two, a, noise)
+    assert nb.torch.allclose(alone.z, together.z, atol=1e-5) and nb.torch.allclose(alone.h.repeat(1, 2), together.h, atol=1e-6)
+    assert nb.torch.allclose(alone.survive, together.survive, atol=1e-6)
+    z, steps = nb.torch.randn(3, 7, 6), nb.torch.randint(2, (3, 7))
+    whole, state = twins(z[:, :4], steps[:, :4])
+    rest, _ = twins(z[:, 4:], steps[:, 4:], state)
+    assert nb.torch.allclose(nb.torch.cat([whole, rest], 1), twins(z, steps)[0], atol=1e-6), "its memory can be carried on"
+
+
+def test_ensemble_disagrees_off_the_data(nb, world):
+    _, m, _ = world
+    nb.torch.manual_seed(1)
+    other = nb.M(6, 16, 4).eval().requires_grad_(False)
+    both = nb.Ensemble([m, other])
+    h = nb.torch.randn(50, 32)
+
+    def extra_variance(scale):
+        parts = [member.predict(nb.torch.zeros(50, 6), scale * part) for member, part in zip(both.members, h.chunk(2, -1))]
+        said = both.predict(nb.torch.zeros(50, 6), scale * h).log_var.exp()
+        return float((said - nb.torch.stack([part.log_var.exp() for part in parts]).mean(0)).mean())
+
+    assert 0 <= extra_variance(0.1) < extra_variance(1.0) < extra_variance(3.0)
+
+
+def test_dreams_and_reality_recall_alike_with_an_ensemble(nb, world):
+    memory, m, latents = world
+    both = nb.Ensemble([m, m])
+    starts = nb.find_starts(both, memory, latents, 20, nb.torch.Generator().manual_seed(0))
+    assert starts.h.shape == (20, 32) and nb.torch.equal(starts.h[:, :16], starts.h[:, 16:])
+
+
+def test_auroc_against_counting(nb):
+    real, false = nb.torch.tensor([3.0, 1.0, 2.0]), nb.torch.tensor([2.0, 0.0, 0.5, 2.5])
+    wins = sum((r > f) + 0.5 * (r == f) for r in real.tolist() for f in false.tolist()) / 12
+    assert nb.auroc(real, false) == pytest.approx(wins)
+
+
+def test_reliability_of_an_honest_and_a_boasting_witness(nb):
+    generator = nb.torch.Generator().manual_seed(0)
+    trust = nb.torch.rand(20_000, generator=generator)
+    truth = nb.torch.rand(20_000, generator=generator) < trust
+    assert nb.reliability(trust, truth)[2] < 0.02 < 0.2 < nb.reliability(nb.torch.full_like(trust, 0.95), truth)[2]
+
+
+def test_verifier_learns_and_its_weights_are_probabilities(nb, world, tmp_path):
+    memory, m, latents = world
+    # Latents that move slowly, so that a perturbed step stands out.
+    slow = nb.torch.cumsum(0.01 * nb.torch.randn(latents.mu.shape), 1)
+    latents = latents._replace(mu=slow)
+    settings = nb.VerifierSettings(units=32, pool=200, batch=64, steps=200)
+    result = nb.train_verifier(nb.Progress(tmp_path), m, memory, latents, settings, 0)
+    verifier = nb.load_verifier(result, m, 6, settings, nb.DEVICE)
+    real = nb.real_steps(m, memory, latents, 300, range(6), nb.torch.Generator().manual_seed(1))
+    false = nb.false_steps(m, real, slow[0].std(0), nb.torch.Generator().manual_seed(2))
+    trust = verifier(*real[:2], *real[3:])
+    assert 0 <= trust.min() and trust.max() <= 1
+    assert nb.auroc(trust, verifier(*false[:2], *false[3:])) > 0.8
+    step = nb.Dreamer(m, nb.torch.zeros(6), 0.0, verifier).step(real.z, real.h, real.c, real.a)
+    assert step.trust.shape == (300,) and 0 <= step.trust.min() <= step.trust.max() <= 1
+
+
+def test_verifier_and_norm_penalty_lower_the_return(nb, world, smoke):
+    _, m, _ = world
+    starts = start_states(nb, m)
+    pool = nb.Starts(*(nb.torch.randn(200, values.shape[1]) for values in starts))
+    space, noise, points = nb.principal_axes(pool, 4), nb.torch.zeros(7, 5, 6), nb.torch.randn(3, 5)
+
+    def returns(c, verifier=None):
+        return nb.dream_returns(nb.Dreamer(m, nb.torch.zeros(6), 0.0, verifier), points, space, space, starts, noise, c)
+
+    plain = returns(smoke.c)
+    # The same reward for every step: then half the trust is half the reward.
+    nb.nn.init.zeros_(m.reward.weight)
+    nb.nn.init.ones_(m.reward.bias)
+    only_steps = nb.dataclasses.replace(smoke.c, last_worth=0.0)
+    half = returns(only_steps, lambda z, h, a, z_next: nb.torch.full((len(z),), 0.5))
+    assert nb.torch.allclose(2 * half, returns(only_steps), atol=1e-5)
+    penalised = returns(nb.dataclasses.replace(only_steps, norm_penalty=0.1))
+    twice = returns(nb.dataclasses.replace(only_steps, norm_penalty=0.2))
+    lost = returns(only_steps) - penalised
+    assert (lost > 0).all() and nb.torch.allclose(returns(only_steps) - twice, 2 * lost, atol=1e-4)
+    assert plain.shape == (3, 5)
+
+
+def test_c_reads_only_what_it_may(nb, world, smoke):
+    memory, m, latents = world
+    for sees, unread in (("z", slice(6, None)), ("h", slice(0, 6))):
+        c = nb.dataclasses.replace(smoke.c, sees=sees, look_ahead=2, predictable_axes=3, growing_axes=1)
+        _, axes, _ = nb.search_space(m, memory, latents, c, 0)
+        assert axes.directions[unread].abs().max() < 1e-6 < axes.directions.abs().max()
+    with pytest.raises(ValueError, match="c.look_ahead = 90"):
+        nb.search_space(m, memory, latents, nb.dataclasses.replace(smoke.c, look_ahead=90), 0)
+    with pytest.raises(ValueError, match="c.sees.*choose one of zh, z, h"):
+        nb.make_settings("smoke", "c.sees=x")
+
+
+def test_hidden_layer_by_hand_and_in_the_search_space(nb):
+    features = nb.torch.randn(2, 9, 3)
+    units = 4
+    weights = nb.torch.randn(2, units * 5 + 1)
+    for p in range(2):
+        first = weights[p, : units * 4].view(units, 4)
+        score = nb.torch.tanh(features[p] @ first[:, :3].T + first[:, 3]) @ weights[p, units * 4 : -1] + weights[p, -1]
+        assert nb.torch.equal(nb.act(weights, features)[p], (score > 0).long())
+    pool = nb.Starts(nb.torch.randn(200, 6), nb.torch.randn(200, 16), nb.torch.randn(200, 16))
+    space = nb.principal_axes(pool, 4)
+    points = nb.torch.randn(3, units * 6 + 1)
+    inside = nb.act(points, nb.coordinates(space, pool.z, pool.h)[None].expand(3, -1, -1))
+    plain = nb.act(nb.to_weights(space, points), nb.torch.cat([pool.z, pool.h], 1)[None].expand(3, -1, -1))
+    assert (inside == plain).float().mean() > 0.99
+
+
+def test_latent_dropout_changes_what_m_learns(nb, world, smoke, tmp_path):
+    memory, _, latents = world
+    settings = nb.dataclasses.replace(smoke.m, hidden=16, steps=3, batch=8)
+    results = [
+        nb.train_m(nb.Progress(tmp_path / str(p)), memory, latents, m=nb.dataclasses.replace(settings, latent_dropout=p), practice=False, seed=0)["log"][
+            "error"
+        ][0]
+        for p in (0.0, 0.0, 0.5)
+    ]
+    assert results[0] == results[1] != results[2]
+
+
+def test_find_liar(nb):
+    assert nb.find_liar([29.0, 20.0, 29.5, 28.9], [300, 5, 400, 120]) == 3
+
+
+def test_drift_of_a_perfect_witness(nb, smoke, memory):
+    v = nb.V(smoke.v).eval().requires_grad_(False)
+    m = nb.M(smoke.v.latents, 16, 4).eval().requires_grad_(False)
+    z, _ = nb.encode_rows(v, memory, nb.torch.arange(len(memory)))
+    found = nb.drift(v, m, memory, nb.Probe(z, memory.states), 3, 20)
+    assert all(len(found[name]) == 3 for name in ("theta", "x", "kl", "inside_50", "inside_90"))
+    assert (found["inside_50"] <= found["inside_90"]).all() and (found["kl"] >= 0).all()
+
+
+def test_rule_on_probe_is_the_rule(nb):
+    states = nb.torch.randn(400, 4)
+    features = states @ nb.torch.randn(4, 10)
+    probe = nb.Probe(features, states, ridge=1e-9)
+    weights = nb.rule_on_probe(probe, 15)
+    acts = nb.act(weights[None], nb.torch.cat([features, nb.torch.randn(400, 5)], 1)[None])[0]
+    wanted = (states @ nb.torch.tensor([0.1, 0.2, 1.0, 0.4]) > 0).long()
+    assert (acts == wanted).float().mean() > 0.98
+
+
+class Executed:
+    """Stands for nbclient: writes a manifest instead of running the notebook, or fails for one seed."""
+
+    calls: list = []
+
+    def __init__(self, notebook, timeout, resources):
+        self.cells = len(notebook.cells)
+
+    def execute(self, env):
+        seed = int(env["WM_OVERRIDES"].rpartition("seed=")[2])
+        Executed.calls.append(env["WM_OVERRIDES"])
+        if seed == 2 and len(Executed.calls) < 4:
+            raise RuntimeError("the disk is full")
+        manifest = {
+            "real_returns": [10.0, 20.0], "real_return_mean": 15.0, "dream_real": {"pairs": [[29.0, 15.0]], "spearman": math.nan},
+            "probe_r2": {"z": {"random": {"theta": 0.9}}}, "open_loop_error": {"M": {"30": {"theta_degrees": 1.0}}},
+            "real_steps": {"random": 5, "on_policy": 0, "checks": 3},
+        }  # fmt: skip
+        experiments.Path(env["WM_OUT_FOLDER"], "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_runner_resumes_and_its_files_carry_every_run(monkeypatch, tmp_path):
+    monkeypatch.setattr(experiments, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(experiments, "TABLES", tmp_path / "tables")
+    monkeypatch.setattr(experiments, "ROOT", tmp_path)
+    monkeypatch.setattr(experiments, "NotebookClient", Executed)
+    Executed.calls = []
+
+    def table():
+        with (tmp_path / "tables" / "smoke.csv").open(newline="") as file:
+            return {(line["row"], line["seed"]): line for line in csv.DictReader(file)}
+
+    experiments.main(["smoke"])
+    first = table()
+    assert len(first) == 4 and len(Executed.calls) == 4
+    assert first["as shipped", "2"]["status"] == "failed" and "disk is full" in first["as shipped", "2"]["error"]
+    assert first["as shipped", "1"]["real_mean"] == "15.0" and len(first["as shipped", "1"]["code"]) == 12
+    experiments.main(["smoke"])  # only what failed runs again
+    assert len(Executed.calls) == 5 and table()["as shipped", "2"]["status"] == "finished"
+    experiments.shutil.rmtree(tmp_path / "runs")
+    experiments.main(["smoke", "--table"])  # on another machine, the table keeps its lines
+    assert len(table()) == 4 and np.isfinite(float(table()["horizon 15", "1"]["real_mean"]))
