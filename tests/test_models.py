@@ -294,7 +294,7 @@ def test_shift_law_pulls_the_code(nb, memory, tmp_path):
     torch, settings = nb.torch, nb.make_settings("smoke", "v.steps=60,v.save_every=1000,v.batch=64")
     kept = {}
     for weight in (0.0, 300.0):
-        result = nb.train_v(nb.Progress(tmp_path / str(weight)), memory, nb.dataclasses.replace(settings.v, shift_law=weight), 0)
+        result = nb.train_v_with_law(nb.Progress(tmp_path / str(weight)), memory, settings.v, nb.LawSettings(weight=weight), 0)
         kept[weight] = np.mean(result["log"]["broken"][-1:])
     assert kept[300.0] < 0.5 * kept[0.0], kept
     assert torch.isfinite(torch.tensor(list(kept.values()))).all()

@@ -146,16 +146,23 @@ def test_hidden_layer_by_hand_and_in_the_search_space(nb):
     assert (inside == plain).float().mean() > 0.99
 
 
-def test_latent_dropout_changes_what_m_learns(nb, world, smoke, tmp_path):
-    memory, _, latents = world
-    settings = nb.dataclasses.replace(smoke.m, hidden=16, steps=3, batch=8)
-    results = [
-        nb.train_m(nb.Progress(tmp_path / str(p)), memory, latents, m=nb.dataclasses.replace(settings, latent_dropout=p), practice=False, seed=0)["log"][
-            "error"
-        ][0]
-        for p in (0.0, 0.0, 0.5)
-    ]
-    assert results[0] == results[1] != results[2]
+def test_latent_dropout_hides_a_share_of_z_from_c_alone(nb, world, smoke):
+    _, m, _ = world
+    starts = start_states(nb, m)
+    pool = nb.Starts(*(nb.torch.randn(200, values.shape[1]) for values in starts))
+    space = nb.principal_axes(pool, 4)
+    hidden = nb.torch.zeros(5, 6, dtype=bool)
+    hidden[:, :3] = True
+    blind = nb.place_of(space, starts.z, starts.h, hidden)
+    other = starts.z.clone()
+    other[:, :3] += 1.0
+    assert nb.torch.equal(blind, nb.place_of(space, other, starts.h, hidden))
+    assert not nb.torch.equal(nb.place_of(space, starts.z, starts.h), blind)
+    noise, points = nb.torch.randn(7, 5, 6), nb.torch.randn(3, 5)
+    c, dreamer = nb.dataclasses.replace(smoke.c, latent_dropout=0.5), nb.Dreamer(m, nb.torch.zeros(6), 0.0)
+    dropped = nb.dream_returns(dreamer, points, space, space, starts, noise, c)
+    assert nb.torch.allclose(dropped, nb.dream_returns(dreamer, points, space, space, starts, noise, c))
+    assert not nb.torch.allclose(dropped, nb.dream_returns(dreamer, points, space, space, starts, noise, smoke.c))
 
 
 def test_find_liar(nb):
