@@ -20,6 +20,7 @@ def test_notebook_is_valid_and_light():
     nbformat.validate(notebook)
     assert "widgets" not in notebook.metadata
     assert NOTEBOOK.stat().st_size < 1_700_000
+    assert "widget-view" not in NOTEBOOK.read_text(), "a widget is nothing without its kernel: strip it from the saved outputs"
     ids = [cell.id for cell in notebook.cells]
     assert len(set(ids)) == len(ids)
 
