@@ -179,7 +179,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--table", action="store_true", help="only gather")
     options = parser.parse_args(arguments)
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // options.jobs))
-    os.environ["OMP_WAIT_POLICY"] = "passive"  # or idle threads of one run take the cores from the other
+    if options.jobs > 1:
+        os.environ["OMP_WAIT_POLICY"] = "passive"  # or idle threads of one run take the cores from the other
     for name in options.experiments or EXPERIMENTS:
         experiment = EXPERIMENTS[name]
         rows = [row for row in experiment.rows if options.rows is None or row in options.rows]

@@ -239,3 +239,18 @@ def test_foreign_checkpoint_is_refused(nb, smoke, tmp_path):
     (tmp_path / "checkpoint.safetensors").write_bytes(b"junk")
     with pytest.raises(ValueError, match="not a checkpoint"):
         nb.load_checkpoint(tmp_path / "checkpoint.safetensors", smoke)
+
+
+def test_full_disk_is_said_in_a_sentence(nb, run_folder):
+    def full(progress):
+        raise OSError(nb.errno.ENOSPC, "No space left on device")
+
+    def other(progress):
+        raise OSError(nb.errno.EACCES, "not allowed")
+
+    for function in (full, other):
+        function.__module__ = nb.__name__
+    with pytest.raises(RuntimeError, match="no space left in .*WM_RUN_FOLDER"):
+        nb.run_stage("collect", full, {})
+    with pytest.raises(PermissionError):
+        nb.run_stage("collect", other, {})
