@@ -230,3 +230,14 @@ def test_runner_resumes_and_its_files_carry_every_run(monkeypatch, tmp_path):
     experiments.shutil.rmtree(tmp_path / "runs")
     experiments.main(["smoke", "--table"])  # on another machine, the table keeps its lines
     assert len(table()) == 4 and np.isfinite(float(table()["horizon 15", "1"]["real_mean"]))
+
+
+def test_a_looking_dream_stays_among_what_v_draws(nb, smoke):
+    nb.torch.manual_seed(0)
+    v = nb.V(smoke.v).eval().requires_grad_(False)
+    m = nb.M(smoke.v.latents, 16, 4).eval().requires_grad_(False)
+    starts = nb.Starts(nb.torch.randn(5, smoke.v.latents), nb.torch.randn(5, 16), nb.torch.randn(5, 16))
+    a, still = nb.torch.randint(2, (5,)), nb.torch.zeros(smoke.v.latents)
+    closed, looking = nb.Dreamer(m, still, 0.0).step(*starts, a), nb.LookingDreamer(v, m, still, 0.0).step(*starts, a)
+    assert nb.torch.allclose(looking.z, v.encode(v.decode(closed.z))[0], atol=1e-4)
+    assert nb.torch.equal(looking.h, closed.h) and nb.torch.equal(looking.survive, closed.survive)
