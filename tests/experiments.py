@@ -93,21 +93,36 @@ COLUMNS = """experiment row overrides profile seed status real_mean real_worst d
 probe_r2_theta open_loop_theta_30 random_steps on_policy_steps check_steps seconds code returns error""".split()
 
 
+def lines_of(name: str) -> dict[tuple[str, int], dict]:
+    """The lines of an experiment's CSV file by row and seed; none if there is no file."""
+    path = TABLES / f"{name}.csv"
+    if not path.exists():
+        return {}
+    with path.open(newline="") as file:
+        return {(line["row"], int(line["seed"])): line for line in csv.DictReader(file)}
+
+
 def code_hash(notebook: nbformat.NotebookNode) -> str:
     """Twelve digits of a hash of all code cells."""
     return hashlib.sha256("\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code").encode()).hexdigest()[:12]
 
 
 def run(name: str, row: str, seed: int) -> None:
-    """Execute the notebook once, unless that run is finished; leave `line.json` in the run's own folder, whatever happens."""
+    """Execute the notebook once, unless that run is finished; leave `line.json` in the run's own folder, whatever happens.
+
+    Finished is also what stands so in the CSV file, made by the same code: another machine may have run it.
+    """
     experiment = EXPERIMENTS[name]
     folder = RUNS / name / f"{row.replace(' ', '-').replace(',', '')}-{seed}"
     if (folder / "line.json").exists() and json.loads((folder / "line.json").read_text())["status"] == "finished":
         return
-    shutil.rmtree(folder, ignore_errors=True)  # what a failed run has left
-    folder.mkdir(parents=True, exist_ok=True)
     overrides = ",".join(filter(None, [experiment.common, experiment.rows[row], f"seed={seed}"]))
     notebook = nbformat.read(NOTEBOOK, 4)
+    known = lines_of(name).get((row, seed), {})
+    if known.get("status") == "finished" and known["code"] == code_hash(notebook) and known["overrides"] == overrides:
+        return
+    shutil.rmtree(folder, ignore_errors=True)  # what a failed run has left
+    folder.mkdir(parents=True, exist_ok=True)
     line = {"experiment": name, "row": row, "overrides": overrides, "profile": experiment.profile, "seed": seed, "code": code_hash(notebook)}
     if experiment.common:
         # Part 9 is left out: it measures what its own run has made, and nothing of it is in the manifest.
@@ -151,10 +166,7 @@ def summary(manifest: dict) -> dict:
 def gather(name: str) -> Path | None:
     """Write the lines of all runs of an experiment, failed ones included, to its CSV file; lines of earlier runs that are no longer here stay in it."""
     path = TABLES / f"{name}.csv"
-    lines = {}
-    if path.exists():
-        with path.open(newline="") as file:
-            lines = {(line["row"], int(line["seed"])): line for line in csv.DictReader(file)}
+    lines = lines_of(name)
     for file in sorted((RUNS / name).glob("*/line.json")):
         line = json.loads(file.read_text())
         lines[line["row"], line["seed"]] = line

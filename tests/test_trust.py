@@ -230,6 +230,11 @@ def test_runner_resumes_and_its_files_carry_every_run(monkeypatch, tmp_path):
     experiments.shutil.rmtree(tmp_path / "runs")
     experiments.main(["smoke", "--table"])  # on another machine, the table keeps its lines
     assert len(table()) == 4 and np.isfinite(float(table()["horizon 15", "1"]["real_mean"]))
+    experiments.main(["smoke"])  # and what stands in it, made by the same code, is not run again
+    assert len(Executed.calls) == 5
+    monkeypatch.setattr(experiments, "code_hash", lambda notebook: "another code")
+    experiments.main(["smoke", "--seeds", "1"])
+    assert len(Executed.calls) == 7
 
 
 def test_a_looking_dream_stays_among_what_v_draws(nb, smoke):
