@@ -59,9 +59,9 @@ def main() -> None:
     memory = nb.Memory(episodes, settings.v.max_shift, nb.DEVICE)
 
     def v_settings(count):
-        return {"v": nb.dataclasses.replace(settings.v, steps=count), "seed": 0}
+        return {"v": nb.dataclasses.replace(settings.v, steps=count), "law": settings.law, "seed": 0}
 
-    rate = training_rate(lambda progress, memory, v, seed: nb.train_v(progress, memory, v, seed), memory, steps=20, settings=v_settings)
+    rate = training_rate(lambda progress, memory, v, law, seed: nb.train_v_with_law(progress, memory, v, law, seed), memory, steps=20, settings=v_settings)
     rows.append(("V", f"{rate:,.1f} steps/s of {settings.v.batch} observations"))
 
     v = nb.V(settings.v).to(nb.DEVICE).eval().requires_grad_(False)
@@ -69,11 +69,11 @@ def main() -> None:
     for name, practice in (("M, teacher forcing", False), ("M, practice", True)):
 
         def m_settings(count, practice=practice):
-            return {"m": nb.dataclasses.replace(settings.m, steps=count), "practice": practice, "seed": 0}
+            return {"m": nb.dataclasses.replace(settings.m.practised if practice else settings.m, steps=count), "practice": practice, "seed": 0}
 
         rate = training_rate(nb.train_m, memory, latents, steps=20, settings=m_settings)
         length = settings.m.context + settings.m.alone if practice else settings.m.window
-        rows.append((name, f"{rate:,.1f} steps/s of {settings.m.batch} × {length}"))
+        rows.append((name, f"{rate:,.1f} steps/s of {settings.m.practice_batch if practice else settings.m.batch} × {length}"))
 
     m = nb.M(settings.v.latents, settings.m.hidden, settings.m.context).to(nb.DEVICE).eval().requires_grad_(False)
     starts = nb.find_starts(m, memory, latents, 512, torch.Generator().manual_seed(0))

@@ -67,14 +67,19 @@ def test_a_finished_stage_is_not_run_again(nb, run_folder, v_settings, memory, m
         nb.run_stage("v", nb.train_v, {"v": v_settings, "seed": 2}, (), memory)
 
 
-def test_resumed_v_equals_uninterrupted_v(nb, run_folder, v_settings, memory, monkeypatch):
-    whole = nb.train_v(nb.Progress(run_folder / "whole"), memory, v_settings, 1)
+@pytest.mark.parametrize("law", [0.0, 20.0])
+def test_resumed_v_equals_uninterrupted_v(nb, run_folder, v_settings, memory, monkeypatch, law):
+    def train(folder):
+        progress = nb.Progress(run_folder / folder)
+        return nb.train_v_with_law(progress, memory, v_settings, nb.LawSettings(weight=law), 1) if law else nb.train_v(progress, memory, v_settings, 1)
+
+    whole = train("whole")
     with monkeypatch.context() as patch:
         interrupt_after(nb, patch, 2)
         with pytest.raises(Interrupted):
-            nb.train_v(nb.Progress(run_folder / "cut"), memory, v_settings, 1)
+            train("cut")
     assert (run_folder / "cut" / "progress.pt").exists()
-    resumed = nb.train_v(nb.Progress(run_folder / "cut"), memory, v_settings, 1)
+    resumed = train("cut")
     assert same(whole, resumed) and whole["log"] == resumed["log"]
 
 
@@ -98,6 +103,13 @@ def test_resumed_m_equals_uninterrupted_m_and_seeds_matter(nb, run_folder, smoke
         with pytest.raises(Interrupted):
             nb.train_m(nb.Progress(run_folder / "cut"), memory, latents, m=settings, practice=practice, seed=1)
     assert same(whole, nb.train_m(nb.Progress(run_folder / "cut"), memory, latents, m=settings, practice=practice, seed=1))
+
+
+def test_practice_settings_leave_teacher_forcing_alone(nb):
+    as_is, changed = nb.make_settings("full").m, nb.make_settings("full", "m.practice_steps=500,m.practice_batch=7,m.alone=20").m
+    assert changed.forced == as_is.forced and changed.practised != as_is.practised
+    assert (changed.practised.steps, changed.practised.batch, changed.practised.alone) == (500, 7, 20)
+    assert nb.make_settings("full", "m.window=20").m.forced != as_is.forced
 
 
 def test_resumed_c_equals_uninterrupted_c(nb, run_folder, smoke, monkeypatch):
