@@ -112,6 +112,30 @@ def test_practice_settings_leave_teacher_forcing_alone(nb):
     assert nb.make_settings("full", "m.window=20").m.forced != as_is.forced
 
 
+def test_a_mirror_image_is_the_same_episode_in_a_copy_that_is_mirrored_the_other_way(nb):
+    mirror = nb.torch.tensor([[False, False, True], [True, False, False], [True, False, True], [False, False, False]])  # (K, E)
+    latents = nb.Latents(*[None] * 4, mirror)
+    generator = nb.torch.Generator().manual_seed(0)
+    copy_number, episode = nb.torch.randint(4, (500,), generator=generator), nb.torch.randint(3, (500,), generator=generator)
+    other = nb.mirror_images(latents, copy_number, episode, generator)
+    lonely = episode == 1  # this one is mirrored nowhere
+    assert (mirror[other, episode] != mirror[copy_number, episode])[~lonely].all() and (other == copy_number)[lonely].all()
+    assert set(other[(episode == 0) & (copy_number == 0)].tolist()) == {1, 2}  # any of the candidates, not always the first
+
+
+@pytest.mark.parametrize("practice", [False, True])
+def test_half_of_a_practice_batch_are_mirror_images(nb, run_folder, smoke, memory, monkeypatch, practice):
+    latents, seen, losses = encoded(nb, memory), [], nb.m_losses
+    latents = latents._replace(mu=latents.mu[:1].repeat(2, 1, 1), actions=nb.torch.stack([memory.actions, 1 - memory.actions]))
+    latents.mirror[1] = True
+    monkeypatch.setitem(nb.train_m.__globals__, "m_losses", lambda model, z, a, *rest: (seen.append((z, a)), losses(model, z, a, *rest))[1])
+    settings = nb.dataclasses.replace(smoke.m, steps=3, hidden=16, batch=8)
+    nb.train_m(nb.Progress(run_folder / "m"), memory, latents, m=settings, practice=practice, seed=1)
+    for z, a in seen:
+        pairs = nb.torch.equal(z[:4], z[4:]) and nb.torch.equal(a[:4], 1 - a[4:])
+        assert len(z) == 8 and pairs == practice
+
+
 def test_resumed_c_equals_uninterrupted_c(nb, run_folder, smoke, monkeypatch):
     from test_models import make_dream
 
