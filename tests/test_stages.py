@@ -139,7 +139,7 @@ def test_half_of_a_practice_batch_are_mirror_images(nb, run_folder, smoke, memor
 def test_resumed_c_equals_uninterrupted_c(nb, run_folder, smoke, monkeypatch):
     from test_models import make_dream
 
-    settings = nb.dataclasses.replace(smoke.c, generations=6, population=8, check_every=16)
+    settings = nb.dataclasses.replace(smoke.c, generations=6, population=8, check_every=16, check_first=1)
     dreamer, _, space, home = make_dream(nb)
     pool = nb.Starts(nb.torch.randn(40, 6), nb.torch.randn(40, 16), nb.torch.randn(40, 16))
     checked = []
@@ -152,9 +152,9 @@ def test_resumed_c_equals_uninterrupted_c(nb, run_folder, smoke, monkeypatch):
         return nb.train_c(nb.Progress(run_folder / folder), dreamer, pool, space, home, check, settings, 1)
 
     whole = learn("whole")
-    assert whole["updates"] == [16, 32, 48] and whole["returns"].shape == (6, 8) and len(checked) == 3
+    assert whole["updates"] == [8, 16, 32, 48] and whole["returns"].shape == (6, 8) and len(checked) == 4
     with monkeypatch.context() as patch:
-        interrupt_after(nb, patch, 2)
+        interrupt_after(nb, patch, 3)
         with pytest.raises(Interrupted):
             learn("cut")
     checked.clear()

@@ -246,3 +246,17 @@ def test_a_looking_dream_stays_among_what_v_draws(nb, smoke):
     closed, looking = nb.Dreamer(m, still, 0.0).step(*starts, a), nb.LookingDreamer(v, m, still, 0.0).step(*starts, a)
     assert nb.torch.allclose(looking.z, v.encode(v.decode(closed.z))[0], atol=1e-4)
     assert nb.torch.equal(looking.h, closed.h) and nb.torch.equal(looking.survive, closed.survive)
+
+
+def test_dreams_that_others_go_on_from_look_where_they_are_asked_to(nb, run_folder, smoke, monkeypatch):
+    v, m = nb.V(smoke.v).eval().requires_grad_(False), nb.M(smoke.v.latents, 16, 4).eval().requires_grad_(False)
+    seen, nothing = [], lambda *all: (None, None, None)
+    monkeypatch.setitem(nb.learn_in_dream.__globals__, "search_space", nothing)
+    monkeypatch.setitem(nb.learn_in_dream.__globals__, "train_c", lambda *all: seen.append((all[1], all[-1])) or {})
+    memory = type("Memory", (), {"episode": nb.torch.zeros(3), "__len__": lambda self: 3})()
+    for look in (True, False):
+        c = nb.dataclasses.replace(smoke.c, look=look)
+        nb.learn_in_dream(nb.Progress(run_folder / "c"), v, m, memory, None, nb.torch.ones(smoke.v.latents), c=c, workers=1, seed=1)
+    (judged, looks), (_, closed) = seen
+    assert isinstance(looks, nb.LookingDreamer) and looks.v is v and looks.temperature == 0 and closed is None
+    assert not isinstance(judged, nb.LookingDreamer)  # the steps that are judged are dreamed with the eyes closed
