@@ -62,6 +62,7 @@ EXPERIMENTS = {
             "every fourth dream from a real moment": "c.continued=0.75",
             "no open-loop practice for M": "m.practice_steps=0",
             "ensemble of three Ms": "c.ensemble=3",
+            "dreams go on without looking": "c.look=false",
             "no shift law for V": "law.weight=0",
             "horizon 15": "c.horizon=15",
             "horizon 60": "c.horizon=60",
