@@ -169,6 +169,18 @@ def test_find_liar(nb):
     assert nb.find_liar([29.0, 20.0, 29.5, 28.9], [300, 5, 400, 120]) == 3
 
 
+def test_the_last_moments_of_a_short_episode_still_leave_a_step_to_dream(nb, smoke):
+    v = nb.V(smoke.v).eval().requires_grad_(False)
+    m = nb.M(smoke.v.latents, 16, 4).eval().requires_grad_(False)
+    one_way = nb.torch.zeros(smoke.v.latents + 16 + 1) + nb.torch.eye(smoke.v.latents + 16 + 1)[-1]
+    lived, z, begin = nb.last_moments(v, m, one_way, 1, 30, 100)
+    steps = len(lived) - 1
+    assert len(z) == len(lived) and steps < 30, "a cart that is always pushed one way falls soon"
+    dreamer = nb.Dreamer(m, nb.torch.zeros(smoke.v.latents), 0.0)
+    path, alive = nb.dream_acting(dreamer, one_way, nb.at_row(m, z, lived.actions, begin), steps - begin)
+    assert path.shape[:2] == alive.shape == (1, steps - begin) and begin >= 1 and steps - begin >= 1
+
+
 def test_drift_of_a_perfect_witness(nb, smoke, memory):
     v = nb.V(smoke.v).eval().requires_grad_(False)
     m = nb.M(smoke.v.latents, 16, 4).eval().requires_grad_(False)
