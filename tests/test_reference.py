@@ -69,6 +69,15 @@ def test_prose_has_the_manifests_numbers(manifest):
         assert row in README, row
 
 
+def test_prose_has_the_quick_runs_numbers():
+    quick = json.loads((ROOT / "assets" / "quick_run" / "manifest.json").read_text())
+    assert quick["profile"] == "quick" and quick["seed"] == 123
+    for text in (README, TITLE):
+        assert f"{quick['real_return_mean']:.1f} steps on average over its 100 test episodes" in text
+    assert f"({sum(quick['stages'].values()) / 60:.0f} minutes of them are stages)" in README
+    assert f"worst episode {min(quick['real_returns']):.0f};" in README
+
+
 def test_committed_outputs_are_of_one_clean_run_of_the_reference(manifest):
     counts = [cell["execution_count"] for cell in CELLS if cell["cell_type"] == "code"]
     assert counts == list(range(1, len(counts) + 1))
