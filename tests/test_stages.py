@@ -112,6 +112,12 @@ def test_practice_settings_leave_teacher_forcing_alone(nb):
     assert nb.make_settings("full", "m.window=20").m.forced != as_is.forced
 
 
+def test_more_rounds_begin_with_the_saved_ones(nb):
+    one, three = (nb.make_settings("full", f"c.rounds={number},c.enough={enough}").c for number, enough in ((1, 500), (3, 400)))
+    assert one != three and one.of_one_round == three.of_one_round
+    assert nb.make_settings("full", "c.round_episodes=10").c.of_one_round != three.of_one_round
+
+
 def test_a_mirror_image_is_the_same_episode_in_a_copy_that_is_mirrored_the_other_way(nb):
     mirror = nb.torch.tensor([[False, False, True], [True, False, False], [True, False, True], [False, False, False]])  # (K, E)
     latents = nb.Latents(*[None] * 4, mirror)

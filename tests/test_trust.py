@@ -5,6 +5,7 @@ import json
 import math
 
 import experiments
+import nbformat
 import numpy as np
 import pytest
 
@@ -216,7 +217,7 @@ class Executed:
         manifest = {
             "real_returns": [10.0, 20.0], "real_return_mean": 15.0, "dream_real": {"pairs": [[29.0, 15.0]], "spearman": math.nan},
             "probe_r2": {"z": {"random": {"theta": 0.9}}}, "open_loop_error": {"M": {"30": {"theta_degrees": 1.0}}},
-            "real_steps": {"random": 5, "on_policy": 0, "checks": 3},
+            "real_steps": {"random": 5, "on_policy": 0, "checks": 3}, "stages": {"v": 20.4, "m": 10.2},
         }  # fmt: skip
         experiments.Path(env["WM_OUT_FOLDER"], "manifest.json").write_text(json.dumps(manifest))
 
@@ -236,7 +237,7 @@ def test_runner_resumes_and_its_files_carry_every_run(monkeypatch, tmp_path):
     first = table()
     assert len(first) == 4 and len(Executed.calls) == 4
     assert first["as shipped", "2"]["status"] == "failed" and "disk is full" in first["as shipped", "2"]["error"]
-    assert first["as shipped", "1"]["real_mean"] == "15.0" and len(first["as shipped", "1"]["code"]) == 12
+    assert first["as shipped", "1"]["real_mean"] == "15.0" and first["as shipped", "1"]["stage_seconds"] == "31" and len(first["as shipped", "1"]["code"]) == 12
     experiments.main(["smoke"])  # only what failed runs again
     assert len(Executed.calls) == 5 and table()["as shipped", "2"]["status"] == "finished"
     experiments.shutil.rmtree(tmp_path / "runs")
@@ -247,6 +248,15 @@ def test_runner_resumes_and_its_files_carry_every_run(monkeypatch, tmp_path):
     monkeypatch.setattr(experiments, "code_hash", lambda notebook: "another code")
     experiments.main(["smoke", "--seeds", "1"])
     assert len(Executed.calls) == 7
+
+
+def test_the_hash_of_the_code_ignores_comments_and_docstrings_only():
+    def hash_of(source):
+        return experiments.code_hash(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source), nbformat.v4.new_markdown_cell("text")]))
+
+    code = hash_of('def f():\n    """Says."""\n    return 1  # why')
+    assert code == hash_of('def f():\n    """Says something else."""\n    return 1')
+    assert code != hash_of('def f():\n    """Says."""\n    return 2')
 
 
 def test_a_looking_dream_stays_among_what_v_draws(nb, smoke):
