@@ -1,5 +1,6 @@
 """The reference run: prose, manifest, checkpoint and committed outputs belong together."""
 
+import csv
 import hashlib
 import json
 import re
@@ -76,6 +77,17 @@ def test_prose_has_the_quick_runs_numbers():
         assert f"{quick['real_return_mean']:.1f} steps on average over its 100 test episodes" in text
     assert f"({sum(quick['stages'].values()) / 60:.0f} minutes of them are stages)" in README
     assert f"worst episode {min(quick['real_returns']):.0f};" in README
+
+
+def test_readme_has_every_seed_that_was_measured():
+    with (ROOT / "assets" / "experiments" / "main_line_quick.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    for line in lines:
+        assert line["status"] == "finished", "say in the README what failed, and test it here"
+        mean, worst, own_steps, seconds = (float(line[name]) for name in ("real_mean", "real_worst", "on_policy_steps", "stage_seconds"))
+        assert f"| {line['seed']} | {mean:.1f} | {worst:.0f} | {own_steps:,.0f} | {seconds / 60:.0f} |" in README, line["seed"]
+    reached = sum(float(line["real_mean"]) >= 475 for line in lines)
+    assert f"{reached} of these {len(lines)} seeds reach 475, the lowest mean is {min(float(line['real_mean']) for line in lines):.1f}." in README
 
 
 def test_committed_outputs_are_of_one_clean_run_of_the_reference(manifest):
