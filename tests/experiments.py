@@ -14,13 +14,15 @@ import argparse
 import ast
 import csv
 import hashlib
+import io
 import json
 import os
 import shutil
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+import tokenize
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,8 +35,9 @@ TABLES = ROOT / "assets" / "experiments"
 RUNS = Path(os.environ.get("WM_RUN_FOLDER", ROOT / "runs")) / "experiments"
 # Left out of every run is what only measures: the control experiment, and most episodes of the coin.
 MAIN = "evaluate.baseline_episodes=4,evaluate.control=false"
-# The smaller tables also test fewer episodes. And no round of real data may hide what a remedy does, except in the rows that ask for rounds.
-SHORT = f"{MAIN},evaluate.episodes=40,c.rounds=0"
+# The other tables ask what dreams alone are worth, so reality may not repair them: there is no choice among checked controllers (the last one
+# of the search is tested, whatever it is), and no round of real data except in the rows that ask for rounds. And they test fewer episodes.
+DREAM = f"{MAIN},evaluate.episodes=40,c.rounds=0,c.check_first=0,c.check_every=1000000,c.finalists=1,c.validation_episodes=10"
 
 
 class Experiment(NamedTuple):
@@ -54,7 +57,7 @@ EXPERIMENTS = {
     "remedies": Experiment(
         "quick",
         [1, 2, 3],
-        SHORT,
+        DREAM,
         {
             "as shipped": "",
             "temperature 0.5": "c.temperature=0.5",
@@ -79,13 +82,20 @@ EXPERIMENTS = {
     "what_c_needs": Experiment(
         "quick",
         [1, 2, 3],
-        SHORT,
-        {"z and h": "", "z only": "c.sees=z", "h only": "c.sees=h", "z and h, 8 hidden units": "c.hidden=8", "z only, 8 hidden units": "c.sees=z,c.hidden=8"},
+        DREAM,
+        {
+            "z and h": "",
+            "z only": "c.sees=z",
+            "h only": "c.sees=h",
+            "z and h, 8 hidden units": "c.hidden=8",
+            "z only, 8 hidden units": "c.sees=z,c.hidden=8",
+            "z and h, M untrained": "m.steps=1,m.practice_steps=0",  # one step, at a hundredth of the learning rate
+        },
     ),
     "data_diet": Experiment(
         "quick",
         [1, 2, 3],
-        SHORT,
+        DREAM,
         {
             f"{episodes} random episodes, {rounds} rounds": f"collect.episodes={episodes},c.rounds={rounds}"
             for episodes in (100, 300, 1000, 2000, 5000)
@@ -96,7 +106,9 @@ EXPERIMENTS = {
     "smoke": Experiment("smoke", [1, 2], "", {"as shipped": "", "horizon 15": "c.horizon=15"}),
 }
 LOCK = threading.Lock()  # one table is written at a time
-COLUMNS = """experiment row overrides profile seed status real_mean real_worst dream_return real_at_check spearman
+# Kept of part 9: how long the shipped controller lives in dreams, and in reality. The last line is the runner's own.
+SAVE_GAPS = '(OUT / "gaps.json").write_text(json.dumps(gaps))'
+COLUMNS = """experiment row overrides profile seed status real_mean real_worst dream_return gap_first gap_any real_at_check spearman
 probe_r2_theta open_loop_theta_30 random_steps on_policy_steps check_steps seconds stage_seconds code returns error""".split()
 
 
@@ -109,13 +121,23 @@ def lines_of(name: str) -> dict[tuple[str, int], dict]:
         return {(line["row"], int(line["seed"])): line for line in csv.DictReader(file)}
 
 
-def code_hash(notebook: nbformat.NotebookNode) -> str:
-    """Twelve digits of a hash of the code that is run. Comments and docstrings don't count, as in the notebook's own keys."""
-    trees = [ast.parse(cell.source) for cell in notebook.cells if cell.cell_type == "code"]
-    for node in (node for tree in trees for node in ast.walk(tree)):
+def code_hash(cells: list[nbformat.NotebookNode]) -> str:
+    """Twelve digits of a hash of the code in some cells, the same under every version of Python. Comments, docstrings and blank lines don't count."""
+    return hashlib.sha256("\n".join(bare_code(cell.source) for cell in cells if cell.cell_type == "code").encode()).hexdigest()[:12]
+
+
+def bare_code(source: str) -> str:
+    """Code without its comments, docstrings and blank lines. The text is cut, not parsed and written anew: that differs between versions of Python."""
+    lines = [line.encode() for line in source.splitlines()]  # ast counts columns in bytes, tokenize in characters
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = token.line[:column].encode()
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
-    return hashlib.sha256("\n".join(map(ast.unparse, trees)).encode()).hexdigest()[:12]
+            first, last = node.body[0].lineno, node.body[0].end_lineno
+            lines[first - 1 : last] = [b""] * (last - first + 1)
+    return "\n".join(line.decode().rstrip() for line in lines if line.strip())
 
 
 def run(name: str, row: str, seed: int) -> None:
@@ -129,15 +151,17 @@ def run(name: str, row: str, seed: int) -> None:
         return
     overrides = ",".join(filter(None, [experiment.common, experiment.rows[row], f"seed={seed}"]))
     notebook = nbformat.read(NOTEBOOK, 4)
-    if experiment.common:
-        # Part 9 is left out: it measures what its own notebook has made, and nothing of it is in the manifest.
-        notebook.cells = [cell for cell in notebook.cells if "extra" not in cell.metadata.get("tags", [])]
+    tags = [cell.metadata.get("tags", []) for cell in notebook.cells]
+    # Part 9 is left out: it measures what its own notebook has made. What it says of the gap between dream and life is kept, but trains nothing.
+    code = code_hash([cell for cell, its in zip(notebook.cells, tags) if "extra" not in its])
+    notebook.cells = [cell for cell, its in zip(notebook.cells, tags) if "extra" not in its or "gap" in its]
+    notebook.cells.append(nbformat.v4.new_code_cell(SAVE_GAPS))
     known = lines_of(name).get((row, seed), {})
-    if known.get("status") == "finished" and known["code"] == code_hash(notebook) and known["overrides"] == overrides:
+    if known.get("status") == "finished" and known["code"] == code and known["overrides"] == overrides:
         return
     shutil.rmtree(folder, ignore_errors=True)  # what a failed run has left
     folder.mkdir(parents=True, exist_ok=True)
-    line = {"experiment": name, "row": row, "overrides": overrides, "profile": experiment.profile, "seed": seed, "code": code_hash(notebook)}
+    line = {"experiment": name, "row": row, "overrides": overrides, "profile": experiment.profile, "seed": seed, "code": code}
     environment = {
         "WM_PROFILE": experiment.profile, "WM_OVERRIDES": overrides, "WM_RUN_FOLDER": str(RUNS / "stages"), "WM_OUT_FOLDER": str(folder),
         "WM_NO_WIDGETS": "1", "TQDM_DISABLE": "1", "MPLBACKEND": "agg",
@@ -147,7 +171,7 @@ def run(name: str, row: str, seed: int) -> None:
     try:
         client = NotebookClient(notebook, timeout=None, resources={"metadata": {"path": str(ROOT)}})
         client.execute(env=os.environ | environment)
-        line |= {"status": "finished"} | summary(json.loads((folder / "manifest.json").read_text()))
+        line |= {"status": "finished"} | summary(*(json.loads((folder / file).read_text()) for file in ("manifest.json", "gaps.json")))
     except Exception as error:
         line |= {"status": "failed", "error": f"{type(error).__name__}: {str(error).strip().splitlines()[-1][:200]}"}
     line["seconds"] = round(time.time() - begin)
@@ -155,14 +179,16 @@ def run(name: str, row: str, seed: int) -> None:
     print(f"{time.strftime('%H:%M')} {name}: {row}, seed {seed}: {line['status']}, {line.get('real_mean', line.get('error'))}", flush=True)
 
 
-def summary(manifest: dict) -> dict:
-    """What a table needs of one run's manifest."""
+def summary(manifest: dict, gaps: dict) -> dict:
+    """What a table needs of one run's manifest, and dreamed minus real life of the shipped controller, in steps of 30."""
     returns, pairs = manifest["real_returns"], manifest["dream_real"]["pairs"]
     shipped = max(pairs, key=lambda pair: pair[1])
     return {
         "real_mean": round(manifest["real_return_mean"], 2),
         "real_worst": min(returns),
         "dream_return": round(shipped[0], 3),
+        "gap_first": round(gaps["first 30 steps"], 3),
+        "gap_any": round(gaps["any 30 steps"], 3),
         "real_at_check": round(shipped[1], 2),
         "spearman": round(manifest["dream_real"]["spearman"], 3),
         "probe_r2_theta": round(manifest["probe_r2"]["z"]["random"]["theta"], 4),
@@ -193,6 +219,37 @@ def gather(name: str) -> Path | None:
     return path
 
 
+def side_by_side(chains: list[tuple[str, int, list[str]]], jobs: int, work: Callable[[str, int, list[str]], None]) -> None:
+    """Call `work(*chain)` for every (experiment, seed, rows), `jobs` at a time and in this order, but never for one seed twice at a time.
+
+    Runs of one seed share stages, which must not be made twice.
+    """
+    waiting, busy, turn = list(chains), set(), threading.Condition()
+
+    def worker() -> None:
+        """Take one chain after another until none is left."""
+        while True:
+            with turn:
+                turn.wait_for(lambda: not waiting or any(seed not in busy for _, seed, _ in waiting))
+                if not waiting:
+                    return
+                chain = next(chain for chain in waiting if chain[1] not in busy)
+                waiting.remove(chain)
+                busy.add(chain[1])
+            try:
+                work(*chain)
+            finally:
+                with turn:
+                    busy.discard(chain[1])
+                    turn.notify_all()
+
+    workers = [threading.Thread(target=worker, daemon=True) for _ in range(jobs)]
+    for thread in workers:
+        thread.start()
+    for thread in workers:
+        thread.join()
+
+
 def main(arguments: list[str]) -> None:
     """Run the experiments that are asked for, and gather what is there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -205,20 +262,22 @@ def main(arguments: list[str]) -> None:
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // options.jobs))
     if options.jobs > 1:
         os.environ["OMP_WAIT_POLICY"] = "passive"  # or idle threads of one run take the cores from the other
+    chains = [
+        (name, seed, [row for row in EXPERIMENTS[name].rows if options.rows is None or row in options.rows])
+        for name in ([] if options.table else options.experiments)
+        for seed in EXPERIMENTS[name].seeds
+        if options.seeds is None or seed in options.seeds
+    ]
+
+    def runs_of(name: str, seed: int, rows: list[str]) -> None:
+        """All rows of one seed, one after another."""
+        for row in rows:
+            run(name, row, seed)
+            with LOCK:
+                gather(name)
+
+    side_by_side(chains, options.jobs, runs_of)
     for name in options.experiments or EXPERIMENTS:
-        experiment = EXPERIMENTS[name]
-        rows = [row for row in experiment.rows if options.rows is None or row in options.rows]
-
-        def runs_of(seed: int, name: str = name, rows: list[str] = rows) -> None:
-            """All rows of one seed, one after another: they share stages, which must not be made twice at a time."""
-            for row in rows:
-                run(name, row, seed)
-                with LOCK:
-                    gather(name)
-
-        if options.experiments and not options.table:
-            with ThreadPoolExecutor(options.jobs) as pool:
-                list(pool.map(runs_of, [seed for seed in experiment.seeds if options.seeds is None or seed in options.seeds]))
         path = gather(name)
         if path:
             print(f"{name}: {path.name} has {sum(1 for _ in path.open()) - 1} lines")

@@ -220,6 +220,7 @@ class Executed:
             "real_steps": {"random": 5, "on_policy": 0, "checks": 3}, "stages": {"v": 20.4, "m": 10.2},
         }  # fmt: skip
         experiments.Path(env["WM_OUT_FOLDER"], "manifest.json").write_text(json.dumps(manifest))
+        experiments.Path(env["WM_OUT_FOLDER"], "gaps.json").write_text(json.dumps({"first 30 steps": 0.5, "any 30 steps": -0.25}))
 
 
 def test_runner_resumes_and_its_files_carry_every_run(monkeypatch, tmp_path):
@@ -238,6 +239,7 @@ def test_runner_resumes_and_its_files_carry_every_run(monkeypatch, tmp_path):
     assert len(first) == 4 and len(Executed.calls) == 4
     assert first["as shipped", "2"]["status"] == "failed" and "disk is full" in first["as shipped", "2"]["error"]
     assert first["as shipped", "1"]["real_mean"] == "15.0" and first["as shipped", "1"]["stage_seconds"] == "31" and len(first["as shipped", "1"]["code"]) == 12
+    assert first["as shipped", "1"]["gap_first"] == "0.5" and first["as shipped", "1"]["gap_any"] == "-0.25"
     experiments.main(["smoke"])  # only what failed runs again
     assert len(Executed.calls) == 5 and table()["as shipped", "2"]["status"] == "finished"
     experiments.shutil.rmtree(tmp_path / "runs")
@@ -245,18 +247,51 @@ def test_runner_resumes_and_its_files_carry_every_run(monkeypatch, tmp_path):
     assert len(table()) == 4 and np.isfinite(float(table()["horizon 15", "1"]["real_mean"]))
     experiments.main(["smoke"])  # and what stands in it, made by the same code, is not run again
     assert len(Executed.calls) == 5
-    monkeypatch.setattr(experiments, "code_hash", lambda notebook: "another code")
+    monkeypatch.setattr(experiments, "code_hash", lambda cells: "another code")
     experiments.main(["smoke", "--seeds", "1"])
     assert len(Executed.calls) == 7
 
 
+def test_runs_of_one_seed_never_overlap_and_none_is_lost():
+    running, done, overlaps, lock = set(), [], [], experiments.threading.Lock()
+
+    def work(name, seed, rows):
+        with lock:
+            overlaps.append(seed in running)
+            running.add(seed)
+            most.append(len(running))
+        experiments.time.sleep(0.02)
+        with lock:
+            running.discard(seed)
+            done.append((name, seed))
+
+    most: list[int] = []
+    chains = [(name, seed, ["row"]) for name in ("a", "b") for seed in (1, 2, 3)]
+    experiments.side_by_side(chains, 2, work)
+    assert sorted(done) == sorted((name, seed) for name, seed, _ in chains)
+    assert not any(overlaps) and max(most) == 2
+    experiments.side_by_side([], 3, work)
+
+
+def test_what_the_runner_keeps_of_the_notebook_measures_the_gap_and_every_row_is_a_valid_setting(nb):
+    cells = nbformat.read(experiments.NOTEBOOK, 4).cells
+    kept = "\n".join(cell.source for cell in cells if "gap" in cell.metadata.get("tags", []))
+    assert "def dream_acting" in kept and 'gaps = {"first 30 steps"' in kept and '"any 30 steps"' in kept
+    for experiment in experiments.EXPERIMENTS.values():
+        for overrides in experiment.rows.values():
+            nb.make_settings(experiment.profile, ",".join(filter(None, [experiment.common, overrides, "seed=1"])))
+
+
 def test_the_hash_of_the_code_ignores_comments_and_docstrings_only():
     def hash_of(source):
-        return experiments.code_hash(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source), nbformat.v4.new_markdown_cell("text")]))
+        return experiments.code_hash([nbformat.v4.new_code_cell(source), nbformat.v4.new_markdown_cell("text")])
 
     code = hash_of('def f():\n    """Says."""\n    return 1  # why')
     assert code == hash_of('def f():\n    """Says something else."""\n    return 1')
     assert code != hash_of('def f():\n    """Says."""\n    return 2')
+    assert hash_of('x = f"{1}é # no comment"  # why') == hash_of('x = f"{1}é # no comment"\n\n# how') != hash_of('x = f"{1}é # another"')
+    # Text, not a parsed tree, so that a run on one version of Python counts as the same code on another.
+    assert experiments.bare_code('def f(a):\n    """Says\n    it."""\n\n    return f"{a!r:>{3}}"  # why') == 'def f(a):\n    return f"{a!r:>{3}}"'
 
 
 def test_a_looking_dream_stays_among_what_v_draws(nb, smoke):
