@@ -282,6 +282,36 @@ def test_what_the_runner_keeps_of_the_notebook_measures_the_gap_and_every_row_is
             nb.make_settings(experiment.profile, ",".join(filter(None, [experiment.common, overrides, "seed=1"])))
 
 
+def lines_of_runs():
+    """Two rows of an experiment: one with a good seed and a failed run, one with two very different seeds."""
+    base = {"dream_return": "30", "gap_any": "", "random_steps": "1000", "on_policy_steps": "0", "status": "finished"}
+    return [
+        base | {"row": "a", "seed": "1", "real_mean": "500.0", "returns": "500 500 500"},
+        base | {"row": "a", "seed": "2", "status": "failed", "real_mean": "", "returns": ""},
+        base | {"row": "b", "seed": "1", "real_mean": "100.0", "returns": "100 90 110"},
+        base | {"row": "b", "seed": "2", "real_mean": "300.0", "returns": "300 310 290"},
+    ]
+
+
+def test_tables_of_many_runs_drop_nothing_and_their_intervals_span_the_seeds(nb, capsys):
+    lines = lines_of_runs()
+    low, high = nb.interval_over_seeds(lines[2:])
+    assert 90 <= low < 110 and 290 < high <= 310 and nb.interval_over_seeds(lines[:1]) == (500, 500)
+    nb.print_runs(lines)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[1].split()[:4] == ["a", "1", "1", "500.0"] and printed[2].split()[:4] == ["b", "2", "0", "200.0"]
+    nb.print_runs([])
+    nb.draw_runs([], "nothing")
+    assert capsys.readouterr().out == ""
+    nb.print_runs([lines[1]])
+    assert capsys.readouterr().out.splitlines()[1].split() == ["a", "0", "1"], "a row in which every run failed is shown as such"
+
+
+def test_a_missing_table_is_a_sentence(nb, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert nb.runs_of("remedies") == [] and "python tests/experiments.py remedies makes it" in capsys.readouterr().out
+
+
 def test_the_hash_of_the_code_ignores_comments_and_docstrings_only():
     def hash_of(source):
         return experiments.code_hash([nbformat.v4.new_code_cell(source), nbformat.v4.new_markdown_cell("text")])
