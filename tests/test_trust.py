@@ -191,6 +191,21 @@ def test_drift_of_a_perfect_witness(nb, smoke, memory):
     assert (found["inside_50"] <= found["inside_90"]).all() and (found["kl"] >= 0).all()
 
 
+def test_the_causes_of_drift_are_told_apart(nb, smoke, memory):
+    v = nb.V(smoke.v).eval().requires_grad_(False)
+    m = nb.M(smoke.v.latents, 16, 4).eval().requires_grad_(False)
+    z, _ = nb.encode_rows(v, memory, nb.torch.arange(len(memory)))
+    probe = nb.Probe(nb.seen_again(v, z[None])[0], memory.states)
+    found = {read: nb.angle_errors(v, m, memory, probe, 2, read, longest=8, count=20) for read in (2, 8)}
+    assert found[2][1] == pytest.approx(found[8][1], abs=1e-4), "the same moments are looked at, however many steps were read"
+    aside = nb.angle_errors(v, m, memory, probe, 2, 2, memory.max_shift, longest=8, count=20)
+    assert aside[1] != pytest.approx(found[2][1], abs=1e-4), "seen from the side, V sees something else"
+    rows = nb.windows(memory, 10, 20, nb.torch.Generator().manual_seed(0))
+    rounded = nb.rounding_error(m, z[rows], memory.actions[rows], probe)
+    assert rounded.shape == (6,) and 0 <= rounded.max() < 0.1
+    assert next(m.parameters()).dtype == nb.torch.float32, "M itself stays as it was"
+
+
 def test_rule_on_probe_is_the_rule(nb):
     states = nb.torch.randn(400, 4)
     features = states @ nb.torch.randn(4, 10)
