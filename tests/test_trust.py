@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import types
 
 import experiments
 import nbformat
@@ -295,6 +296,16 @@ def test_what_the_runner_keeps_of_the_notebook_measures_the_gap_and_every_row_is
     for experiment in experiments.EXPERIMENTS.values():
         for overrides in experiment.rows.values():
             nb.make_settings(experiment.profile, ",".join(filter(None, [experiment.common, overrides, "seed=1"])))
+
+
+def test_one_real_check_is_enough_to_compare_dreams_with_life(nb):
+    # What the runs of the remedies do: one controller is checked, at the end. A correlation of one pair is not a number, and no error.
+    source = next(cell.source for cell in nbformat.read(experiments.NOTEBOOK, 4).cells if cell.id == "pairs-run")
+    checked = {"dream": [28.0], "real": [[500, 400]], "updates": [0]}
+    names = vars(nb) | {"settings": nb.make_settings("quick", experiments.DREAM), "rounds": [{"c": types.SimpleNamespace(result=checked)}]}
+    exec(source, names)
+    nb.plt.close("all")
+    assert names["pairs"] == [(28.0, 450.0)] and math.isnan(names["spearman"]) and names["late"] == []
 
 
 def lines_of_runs():
