@@ -90,6 +90,32 @@ def test_readme_has_every_seed_that_was_measured():
     assert f"{reached} of these {len(lines)} seeds reach 475, the lowest mean is {min(float(line['real_mean']) for line in lines):.1f}." in README
 
 
+def test_readme_has_the_means_of_the_remedies():
+    def mean(experiment, row):
+        with (ROOT / "assets" / "experiments" / f"{experiment}.csv").open(newline="") as file:
+            values = [float(line["real_mean"]) for line in csv.DictReader(file) if line["row"] == row and line["status"] == "finished"]
+        assert len(values) == 3, (experiment, row)
+        return f"{np.mean(values):.1f}"
+
+    both = ("penalty on the norm of z", "every dream from a real moment", "best together: norm penalty, real moments")
+    lines = {
+        "| as shipped |": [("remedies", "as shipped")],
+        "| temperature 0.5, 1, 1.15, 1.3 |": [("remedies", f"temperature {value}") for value in ("0.5", "1", "1.15", "1.3")],
+        "| horizon 15, 60 |": [("remedies", "horizon 15"), ("remedies", "horizon 60")],
+        "| latent dropout; reward weighed by the verifier |": [("remedies", "latent dropout"), ("remedies", "reward weighed by the verifier")],
+        "| no worth for the last state |": [("remedies", "no worth for the last state")],
+        "| M without open-loop practice |": [("remedies", "no open-loop practice for M")],
+        "| penalty on the norm of z;": [("remedies", row) for row in both],
+        "| the same three on seeds 8 to 10,": [("remedies_again", row) for row in both],
+        "| C reads z only; h only;": [("what_c_needs", row) for row in ("z only", "h only", "z and h, 8 hidden units")],
+        "| C trained in the dreams of an untrained M |": [("what_c_needs", "z and h, M untrained")],
+    }
+    for begin, rows in lines.items():
+        line = next(line for line in README.splitlines() if line.startswith(begin))
+        assert [part.strip() for part in line.split("|")[2].replace(";", ",").split(",")] == [mean(*row) for row in rows], begin
+    assert f"where shipped is {mean('remedies_again', 'as shipped')}" in README
+
+
 def test_committed_outputs_are_of_one_clean_run_of_the_reference(manifest):
     counts = [cell["execution_count"] for cell in CELLS if cell["cell_type"] == "code"]
     assert counts == list(range(1, len(counts) + 1))
