@@ -301,7 +301,7 @@ def test_what_the_runner_keeps_of_the_notebook_measures_the_gap_and_every_row_is
 def test_one_real_check_is_enough_to_compare_dreams_with_life(nb):
     # What the runs of the remedies do: one controller is checked, at the end. A correlation of one pair is not a number, and no error.
     source = next(cell.source for cell in nbformat.read(experiments.NOTEBOOK, 4).cells if cell.id == "pairs-run")
-    checked = {"dream": [28.0], "real": [[500, 400]], "updates": [0]}
+    checked = {"dream": [28.0], "real": [[500, 400]], "updates": [4_800]}
     names = vars(nb) | {"settings": nb.make_settings("quick", experiments.DREAM), "rounds": [{"c": types.SimpleNamespace(result=checked)}]}
     exec(source, names)
     nb.plt.close("all")
