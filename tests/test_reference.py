@@ -107,6 +107,7 @@ def test_readme_has_the_means_of_the_remedies():
         "| M without open-loop practice |": [("remedies", "no open-loop practice for M")],
         "| penalty on the norm of z;": [("remedies", row) for row in both],
         "| the same three on seeds 8 to 10,": [("remedies_again", row) for row in both],
+        "| one round of real data; two and more |": [("remedies", "1 round of real data"), ("remedies", "2 rounds of real data")],
         "| C reads z only; h only;": [("what_c_needs", row) for row in ("z only", "h only", "z and h, 8 hidden units")],
         "| C trained in the dreams of an untrained M |": [("what_c_needs", "z and h, M untrained")],
     }
