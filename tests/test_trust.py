@@ -268,6 +268,17 @@ def test_runner_resumes_and_its_files_carry_every_run(monkeypatch, tmp_path):
     assert len(Executed.calls) == 7
 
 
+def test_an_error_without_a_message_leaves_a_line_as_well(monkeypatch, tmp_path):
+    class Killed(Executed):
+        def execute(self, env):
+            raise TimeoutError
+
+    for name, value in {"RUNS": tmp_path / "runs", "TABLES": tmp_path / "tables", "ROOT": tmp_path, "NotebookClient": Killed}.items():
+        monkeypatch.setattr(experiments, name, value)
+    experiments.main(["smoke", "--seeds", "1"])
+    assert [line["error"].strip() for line in experiments.lines_of("smoke").values()] == ["TimeoutError:"] * 2
+
+
 def test_runs_of_one_seed_never_overlap_and_none_is_lost():
     running, done, overlaps, lock = set(), [], [], experiments.threading.Lock()
 
@@ -304,6 +315,7 @@ def test_one_real_check_is_enough_to_compare_dreams_with_life(nb):
     checked = {"dream": [28.0], "real": [[500, 400]], "updates": [4_800]}
     names = vars(nb) | {"settings": nb.make_settings("quick", experiments.DREAM), "rounds": [{"c": types.SimpleNamespace(result=checked)}]}
     exec(source, names)
+    names["figure"].canvas.draw()  # a scale of colours with a single value, too, must be drawn
     nb.plt.close("all")
     assert names["pairs"] == [(28.0, 450.0)] and math.isnan(names["spearman"]) and names["late"] == []
 
@@ -325,7 +337,7 @@ def test_tables_of_many_runs_drop_nothing_and_their_intervals_span_the_seeds(nb,
     assert 90 <= low < 110 and 290 < high <= 310 and nb.interval_over_seeds(lines[:1]) == (500, 500)
     nb.print_runs(lines)
     printed = capsys.readouterr().out.splitlines()
-    assert printed[1].split()[:4] == ["a", "1", "1", "500.0"] and printed[2].split()[:4] == ["b", "2", "0", "200.0"]
+    assert printed[1].split()[:4] == ["a", "1", "1", "500.0"] and printed[2].split()[:4] == ["b", "2", "0", "200.0"] and printed[2].endswith("100, 300")
     nb.print_runs([])
     nb.draw_runs([], "nothing")
     assert capsys.readouterr().out == ""
