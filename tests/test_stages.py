@@ -50,8 +50,9 @@ def test_key_follows_code_at_any_depth_but_not_comments(nb, smoke):
     )
     assert deep.stage_key(deep.train_v, settings) != key
     assert deep.stage_key(deep.train_m, settings) == m_key  # M does not use the KL
-    constant = load_notebook("constant_change", lambda source: source.replace("PIXEL_SCALE = 8.0", "PIXEL_SCALE = 9.0"))
-    assert constant.stage_key(constant.train_v, settings) != key
+    for old, new in (("PIXEL_SCALE = 8.0", "PIXEL_SCALE = 9.0"), ("BAND = slice(24, 56)", "BAND = slice(23, 55)")):
+        constant = load_notebook("constant_change", lambda source, old=old, new=new: source.replace(old, new))
+        assert constant.stage_key(constant.train_v, settings) != key, new
     comment = load_notebook(
         "comment_change", lambda source: source.replace('"""Train V on single', '"""Do train V on single').replace("def train_v(", "# a remark\ndef train_v(")
     )

@@ -167,6 +167,25 @@ def test_latent_dropout_hides_a_share_of_z_from_c_alone(nb, world, smoke):
     assert not nb.torch.allclose(dropped, nb.dream_returns(dreamer, points, space, space, starts, noise, smoke.c))
 
 
+def test_a_judge_reads_a_controller_as_reality_does_and_hides_numbers_as_training_does(nb, world, smoke, monkeypatch):
+    _, m, _ = world
+    pool = nb.Starts(*(nb.torch.randn(200, size) + 2 for size in (6, m.hidden, m.hidden)))
+    home, controllers = nb.principal_axes(pool, 4), nb.torch.randn(2, 6 + m.hidden + 1)
+    seen, dream_returns = [], nb.dream_returns
+
+    def watched(dreamer, points, axes, *others):
+        seen.append((points, axes))
+        return dream_returns(dreamer, points, axes, *others)
+
+    monkeypatch.setattr(nb, "dream_returns", watched)
+    nb.judge(nb.Dreamer(m, nb.torch.zeros(6), 0.0), controllers, pool, home, nb.dataclasses.replace(smoke.c, latent_dropout=0.5), 1)
+    [(points, axes)] = seen
+    features = nb.torch.cat([pool.z, pool.h], 1)[None].expand(2, -1, -1)
+    inside = nb.act(points, nb.coordinates(axes, pool.z, pool.h)[None].expand(2, -1, -1))
+    assert (inside == nb.act(controllers, features)).float().mean() > 0.99
+    assert nb.torch.allclose(axes.mean[:6], pool.z.mean(0), atol=1e-5)  # what a hidden number of z becomes
+
+
 def test_find_liar(nb):
     assert nb.find_liar([29.0, 20.0, 29.5, 28.9], [300, 5, 400, 120]) == 3
 
