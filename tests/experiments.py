@@ -105,6 +105,8 @@ EXPERIMENTS = {
             for rounds in (0, 3)
         },
     ),
+    # The same few episodes with all that ships: the choice among checked controllers, and rounds where they are needed.
+    "data_diet_checked": Experiment("quick", [5, 6, 7], MAIN, {f"{episodes} random episodes": f"collect.episodes={episodes}" for episodes in (100, 300, 2000)}),
     # Seconds, not hours: it shows that the runner works.
     "smoke": Experiment("smoke", [1, 2], "", {"as shipped": "", "horizon 15": "c.horizon=15"}),
 }
