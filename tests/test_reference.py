@@ -105,6 +105,7 @@ def test_readme_has_the_means_of_the_remedies():
         "| latent dropout; reward weighed by the verifier |": [("remedies", "latent dropout"), ("remedies", "reward weighed by the verifier")],
         "| no worth for the last state |": [("remedies", "no worth for the last state")],
         "| M without open-loop practice |": [("remedies", "no open-loop practice for M")],
+        "| ensemble of three Ms |": [("remedies", "ensemble of three Ms")],
         "| penalty on the norm of z;": [("remedies", row) for row in both],
         "| the same three on seeds 8 to 10,": [("remedies_again", row) for row in both],
         "| one round of real data; two and more |": [("remedies", "1 round of real data"), ("remedies", "2 rounds of real data")],
@@ -115,6 +116,20 @@ def test_readme_has_the_means_of_the_remedies():
         line = next(line for line in README.splitlines() if line.startswith(begin))
         assert [part.strip() for part in line.split("|")[2].replace(";", ",").split(",")] == [mean(*row) for row in rows], begin
     assert f"where shipped is {mean('remedies_again', 'as shipped')}" in README
+
+
+def test_readme_has_every_run_of_the_data_diet():
+    for experiment in ("data_diet", "data_diet_checked"):
+        rows = {}
+        with (ROOT / "assets" / "experiments" / f"{experiment}.csv").open(newline="") as file:
+            for line in csv.DictReader(file):
+                assert line["status"] == "finished", "say in the README what failed, and test it here"
+                rows.setdefault(line["row"], []).append(line)
+        for row, lines in rows.items():
+            name = row if experiment == "data_diet" else f"{row}, as it ships"
+            steps = "; ".join(f"{int(line['random_steps']) + int(line['on_policy_steps']):,}" for line in lines)
+            means = "; ".join(f"{float(line['real_mean']):.1f}" for line in lines)
+            assert f"| {name} | {', '.join(line['seed'] for line in lines)} | {steps} | {means} |" in README, name
 
 
 def test_committed_outputs_stand_in_order_without_errors_and_agree_with_the_reference(manifest):
