@@ -61,10 +61,14 @@ print("missing libraries:", ", ".join(missing) or "none")
 
 # %% cellView="form" tags=["define"]
 # @title Imports
+import contextlib
+import functools
 import os
 import platform
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 # There is no screen and no sound card: the renderer must know before gymnasium is imported.
 os.environ.update({"SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy", "PYGAME_HIDE_SUPPORT_PROMPT": "1"} | os.environ)
@@ -82,6 +86,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
+from tqdm.auto import tqdm
 
 # %% tags=["define"]
 FRAME_SIZE = 64  # pixels; the networks below are built for 64 x 64

@@ -9,8 +9,8 @@
 @torch.no_grad()
 def live_on(world: World, weights: Tensor, starts: State, steps: int) -> tuple[Tensor, Tensor]:
     """One controller (Z + H + 1,) in dreams: the imagined latents (S, T, Z), and the probability to be alive after each step (S, T)."""
-    path = stacked([(step.state.z, torch.sigmoid(-step.says.done)) for step in dream(world.m, starts, controller(weights), steps)])
-    return path[0], path[1].cumprod(1)
+    path = stacked(list(dream(world.m, starts, controller(weights), steps)))
+    return path.state.z, torch.sigmoid(-path.says.done).cumprod(1)
 
 
 def find_liar(survived: list[float], real: list[float]) -> int:
@@ -189,8 +189,8 @@ def try_remedy(progress: Progress, world: World, *how: Any, c: CSettings, seed: 
 
 # %% tags=["run", "extra"]
 short_c = settings.c.but(generations=max(4, settings.c.generations // 3))
-dreamed_on, dreamed_alive = live_on(world, ship, pool, settings.c.horizon)
-ungrounded = stacked_end = None
+with torch.no_grad():
+    dream_ends = [step.state for step in dream(world.m, pool, controller(ship), settings.c.horizon)][-1]
 remedies = {
     "as shipped": (short_c,),
     "penalty on the norm of z": (short_c, norm_penalty),
@@ -198,7 +198,96 @@ remedies = {
     "a fifth of z hidden from C": (short_c, reward, with_dropout(short_c, settings.v.latents, settings.seed)),
     "dreams of 15 steps": (short_c.but(horizon=15),),
     "noise, τ = 1": (short_c.but(temperature=1.0),),
-    "begins where dreams ended": (short_c, reward, features, dream_ends),
-    "dreams of 60 steps": (short_c.but(horizon=60),),
-    "no worth for the last state": (short_c.but(last_worth=0.0),),
+    "without grounding: from where dreams ended": (short_c, reward, features, dream_ends),
+    "without worth for the last state": (short_c.but(last_worth=0.0),),
+    "without practice for M": (short_c,),
 }
+remedy_settings = {"seed": settings.seed, "seeds": settings.evaluate.remedy_seeds, "workers": settings.collect.workers}
+remedy_rows = {}
+for row, (row_c, *how) in remedies.items():
+    looker, made_by = (forced_world, m_stage) if row == "without practice for M" else (world, c_stage)
+    remedy_stage = keep(try_remedy, looker, *how, after=(made_by, verifier_stage), name=f"remedy-{list(remedies).index(row)}", c=row_c, **remedy_settings)
+    remedy_rows[row] = remedy_stage.result
+print("\n" + " " * 44 + "real return, each search   the cart stays within")
+for row, found in remedy_rows.items():
+    means, far = ([f"{value:.{digits}f}" for value in values] for values, digits in ((map(np.mean, found["returns"]), 0), (found["farthest"], 2)))
+    print(f"{row:44s} {', '.join(means):>24s}   {', '.join(far)} m")
+
+# %% tags=["run", "extra"]
+plt.figure(figsize=(9, 3.4))
+for height, found in enumerate(remedy_rows.values()):
+    plt.plot([np.mean(returns) for returns in found["returns"]], [height] * len(found["returns"]), "o", color=BLUE)
+plt.yticks(range(len(remedy_rows)), list(remedy_rows), fontsize=10)
+plt.gca().set(xlabel="mean real return of four episodes (steps)", xlim=(0, 510), title="The remedies, each alone: one dot per search")
+plt.gca().invert_yaxis()
+plt.show()
+
+# %% [markdown]
+# ⟦REMEDIES⟧
+#
+# ### Real data again
+#
+# The recipe lets the controller gather new real data from time to time, so that dream and reality do not part. One **round**: C plays some episodes, with a tenth of its pushes left to a coin; M practises on all data, with half of its windows from the new episodes (a weight in the memory); C is trained anew in the new dreams. This run does not need it, so here it is shown once, and what ships is the C from before. **Predict:** what can M learn from episodes in which nothing goes wrong?
+
+# %% tags=["run", "extra"]
+round_stage, own_episodes = recorded(
+    Agent(world, ship, 0.1, settings.seed), after=(c_stage,), purpose="round", episodes=settings.round.episodes, seed=settings.seed, workers=settings.collect.workers
+)
+own_codes = keep(encode_memory, Memory(own_episodes, settings.v.max_shift, DEVICE), v, after=(round_stage, v_stage), name="round-codes", **code_settings)
+round_memory = Memory([*random_episodes, *own_episodes], settings.v.max_shift, DEVICE, own=len(own_episodes))
+round_codes = Codes(*(torch.cat([old, own_codes.result[name].to(DEVICE)], 1) for name, old in codes._asdict().items()))
+round_practice = settings.practice.but(steps=settings.round.steps)
+round_m_stage = keep(train_m, round_memory, round_codes, practice_stage.result["weights"], after=(practice_stage, own_codes), name="round-m",
+                     m=settings.m, practice=round_practice, seed=settings.seed + 1)  # fmt: skip
+round_world = World(v, frozen(M(settings.v.latents, settings.m.hidden), round_m_stage.result), round_memory, round_codes, settings.m.context)
+round_c_stage = keep(try_remedy, round_world, after=(round_m_stage,), name="round-c", c=short_c, **remedy_settings)
+round_good = good_world._replace(m=round_world.m)
+show_open_loop({"M before, seen": after_practice["M, seen"], "M after the round, seen": open_loop_errors(round_good, wide_probe),
+                "M before, from z": after_practice["M, from z"], "M after the round, from z": open_loop_errors(round_good, wide_probe, seen=False)}, "A round of real data, good play")  # fmt: skip
+print(f"{sum(len(episode.actions) for episode in own_episodes):,} real steps gathered and trained on; real returns of C, trained anew: "
+      f"{', '.join(f'{np.mean(returns):.0f}' for returns in round_c_stage.result['returns'])} (before: {', '.join(f'{np.mean(returns):.0f}' for returns in remedy_rows['as shipped']['returns'])})")  # fmt: skip
+
+# %% [markdown]
+# ⟦ROUND⟧
+#
+# ### Many runs
+#
+# One run is an anecdote. `tests/experiments.py` executes this very notebook with other seeds and settings, and writes one line per run to `assets/experiments/`, the failed runs included. What follows is drawn from there.
+
+# %% tags=["define", "extra"]
+import csv
+
+
+def show_seeds(experiment: str) -> None:
+    """Each test episode of each run of an experiment, in words and as a picture; a sentence, where its table is not at hand."""
+    path = Path("assets") / "experiments" / f"{experiment}.csv"
+    if not path.exists():
+        return print(f"{path.as_posix()} is not here: python tests/experiments.py {experiment} makes it")
+    with path.open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    returns = {int(line["seed"]): np.array(line["returns"].split(), float) for line in lines}
+    for line in lines:
+        print(f"seed {line['seed']:>3s}: {line['status']}, mean {line['real_mean'] or '–':>6s}, worst episode {line['real_worst'] or '–':>5s}")
+    plt.figure(figsize=(9, 3))
+    for place, values in enumerate(returns.values()):
+        plt.plot(place + np.linspace(-0.3, 0.3, len(values)), values, "o", color=BLUE, ms=3, alpha=0.4)
+        plt.plot([place - 0.35, place + 0.35], [np.mean(values) if len(values) else np.nan] * 2, color=ORANGE, ls="-")
+    plt.axhline(475, color=RED, lw=1, ls="--")
+    plt.xticks(range(len(returns)), list(returns))
+    plt.gca().set(xlabel="seed", ylabel="return (steps; red: 475)", ylim=(0, 515), title=f"{experiment}: each test episode (dots), mean (bars)")
+    plt.show()
+    means = sorted(float(line["real_mean"] or 0) for line in lines)
+    print(f"{experiment}: {sum(mean >= 475 for mean in means)} of {len(means)} seeds reach 475; median {np.median(means):.1f}, lowest {means[0]:.1f}")
+
+
+# %% tags=["run", "extra"]
+show_seeds("main_line_quick")
+
+# %% [markdown]
+# ⟦SEEDS⟧
+#
+# <details><summary><b>Exercise 8.</b> Left alone, a small error of the angle becomes e ≈ 2.7 times as large in a quarter of a second. Suppose M is off by 0.1° after its first step. After how many steps without looking is it off by 3°, if nothing else goes wrong? (Solution)</summary>
+#
+# A factor of 30 is e to the power of ln 30 = 3.4, so it takes 3.4 quarters of a second, 0.85 s, or 43 steps of 20 ms. So physics sets a limit to the length of a dream, and a better M moves it only slowly: ten times less error buys 29 more steps.
+# </details>
+
