@@ -177,6 +177,17 @@ class Episode(NamedTuple):
 
 
 @contextlib.contextmanager
+def matmul_precision(name: str) -> Iterator[None]:
+    """Let PyTorch multiply float32 matrices in the precision of this name for a while."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(name)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@contextlib.contextmanager
 def threads(count: int) -> Iterator[None]:
     """Let PyTorch use so many threads for a while."""
     before = torch.get_num_threads()
@@ -442,7 +453,7 @@ class EvaluateSettings(Branch):
     baseline_episodes: int = Field(100, ge=1, le=10_000, description="episodes of the coin and of the hand-written rule")
     good_episodes: int = Field(16, ge=1, le=1_000, description="episodes of the centred rule, for measuring V and M")
     fresh_episodes: int = Field(400, ge=1, le=100_000, description="new random episodes, in part 9: recorded after M was trained")
-    remedy_seeds: int = Field(2, ge=1, le=100, description="searches for C per remedy, in part 9")
+    remedy_seeds: int = Field(2, ge=0, le=100, description="searches for C per remedy, in part 9; 0: its table comes from assets/experiments")
 
 
 class Settings(Branch):
@@ -466,14 +477,14 @@ PROFILES = {
     "full": {},
     # The same experiment for two CPU cores: less data, fewer steps.
     "quick": {
-        "collect.episodes": 2_000, "v.steps": 4_000, "v.ramp_steps": 3_000, "m.steps": 4_000, "practice.steps": 3_000, "m.copies": 4, "verifier.steps": 1_500,
-        "c.generations": 150, "round.episodes": 8, "round.steps": 500, "evaluate.baseline_episodes": 20, "evaluate.good_episodes": 8,
+        "collect.episodes": 2_000, "v.steps": 2_000, "v.ramp_steps": 1_500, "m.steps": 3_000, "practice.steps": 3_000, "practice.batch": 64, "m.copies": 4, "verifier.steps": 1_500,
+        "c.generations": 150, "round.episodes": 8, "round.steps": 300, "evaluate.baseline_episodes": 20, "evaluate.good_episodes": 8, "evaluate.remedy_seeds": 0,
     },
     # Every cell, from nothing, in a few minutes: for tests. Its numbers mean nothing.
     "smoke": {
         "collect.episodes": 40, "v.steps": 30, "v.ramp_steps": 20, "v.batch": 64, "m.steps": 30, "practice.steps": 10, "practice.batch": 16, "m.copies": 2,
         "m.batch": 16, "c.generations": 4, "c.population": 8, "c.rollouts": 6, "c.look_every": 8, "verifier.steps": 20, "verifier.batch": 32,
-        "round.episodes": 2, "round.steps": 5, "evaluate.episodes": 4, "evaluate.baseline_episodes": 4, "evaluate.good_episodes": 2, "evaluate.fresh_episodes": 60,
+        "round.episodes": 2, "round.steps": 5, "evaluate.episodes": 4, "evaluate.baseline_episodes": 4, "evaluate.good_episodes": 2, "evaluate.fresh_episodes": 60, "evaluate.remedy_seeds": 1,
     },
 }  # fmt: skip
 
@@ -1125,6 +1136,11 @@ class Pace:
 
 
 # %% tags=["define"]
+def choose_precision(device: torch.device) -> torch.dtype:
+    """The number format of V's convolutions: bfloat16 on a GPU of compute capability 8 or newer, float16 on an older one (Colab's T4 only imitates bfloat16), float32 on a CPU."""
+    return torch.float32 if device.type != "cuda" else torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
+
+
 LOG_EVERY = 50  # steps between two entries of a training log
 SAVE_EVERY = 500  # steps between two saves
 FIRST_SCALE = 2.0**4  # of a float16 loss: V's gradients fit below 2⁴ to 2⁸, and the scaler's own 2¹⁶ would cost the first dozen steps
@@ -1382,7 +1398,7 @@ print_scores({"share explained": (z_score, "r2"), "error": (z_score, "rms")})
 # The most frequent mistake in VAE code is `mse_loss(..., reduction="mean") + kl`. The mean divides the drawing error by the number of pixels but leaves the KL as it is, so one nat suddenly costs as much as thousands of wrong pixels. **Predict** what such a VAE draws, after a few hundred steps.
 
 # %% tags=["run"]
-short_v = settings.v.but(steps=min(300, settings.v.steps), law=0.0)
+short_v = settings.v.but(steps=min(200, settings.v.steps), law=0.0)
 broken_stage = keep(train_v, memory, after=(collect,), name="v-mean-reduced", v=short_v, seed=settings.seed, mean_reduced=True)
 broken = frozen(V(settings.v), broken_stage.result)
 drawings = {"seen x": x_seen, "our V": x_drawn, "mean-reduced": broken.decode(broken.encode(x_seen)[0])}  # (8, 4, 64, 64) each
@@ -1458,12 +1474,12 @@ class State(NamedTuple):
 
 
 class Says(NamedTuple):
-    """What M says about the next step."""
+    """What M says about where a life stands after a step; the leading shape is that of h."""
 
-    mu: Tensor  # (B, Z) mean of the next z
-    log_var: Tensor  # (B, Z) its log-variance
-    reward: Tensor  # (B,) r̂
-    done: Tensor  # (B,) logit of p_done
+    mu: Tensor  # (..., Z) mean of the new z
+    log_var: Tensor  # (..., Z) its log-variance
+    reward: Tensor  # (...) r̂
+    done: Tensor  # (...) logit of p_done
 
 
 class M(nn.Module):
@@ -1489,18 +1505,21 @@ class M(nn.Module):
         nothing = z.new_zeros(len(z), self.hidden)  # (B, H)
         return State(z, z, nothing, nothing, nothing[:, :1])
 
-    def step(self, state: State, a: Tensor) -> tuple[State, Says]:
-        """One step under the pushes a (B,) in {0, 1}: the state after it, with M's mean as its z, and all that M says."""
+    def step(self, state: State, a: Tensor) -> State:
+        """One step under the pushes a (B,) in {0, 1}: the state after it, with M's mean as its z."""
         z, before, h, c, blind = state
         push = 2.0 * a.to(z.dtype)[:, None] - 1  # (B, 1): −1 left, +1 right
-        i, f, g, o = self.gates(torch.cat([z, self.CHANGE * (z - before), push, h], 1)).chunk(4, 1)  # (B, H) each
-        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-        h = o.sigmoid() * c.tanh()
-        blind = blind + 1
+        gates = self.gates(torch.cat([z, self.CHANGE * (z - before), push, h], 1))  # (B, 4H)
+        i, f, o = gates[:, self.hidden :].sigmoid().chunk(3, 1)  # (B, H) each
+        c = f * c + i * gates[:, : self.hidden].tanh()
+        h = o * c.tanh()
+        return State(z + self.change(h), z, h, c, blind + 1)
+
+    def says(self, state: State) -> Says:
+        """The heads, on states after a step: (B, …) or whole sequences (B, T, …)."""
         # The doubt is a witness: it reads h, but its loss does not shape h, or M would rather doubt a latent than learn it.
-        log_var = self.log_var(torch.cat([h.detach(), blind.log1p()], 1)).clamp(-16, 3)  # (B, Z)
-        says = Says(z + self.change(h), log_var, self.reward(h)[:, 0], self.done(h)[:, 0])
-        return State(says.mu, z, h, c, blind), says
+        log_var = self.log_var(torch.cat([state.h.detach(), state.blind.log1p()], -1)).clamp(-16, 3)  # (..., Z)
+        return Says(state.z, log_var, self.reward(state.h)[..., 0], self.done(state.h)[..., 0])
 
 
 # %% [markdown]
@@ -1515,7 +1534,6 @@ class Step(NamedTuple):
 
     a: Tensor  # (B,) the push
     state: State  # after the push
-    says: Says
 
 
 Choose = Callable[[int, State], Tensor]  # (number of the step, state) -> pushes (B,)
@@ -1537,10 +1555,10 @@ def dream(m: M, state: State, choose: Choose, steps: int, shown: Tensor | None =
         if shown is not None and k < shown.shape[1]:
             state = state._replace(z=shown[:, k], blind=torch.zeros_like(state.blind))
         a = choose(k, state)
-        state, says = m.step(state, a)
+        state = m.step(state, a)
         if tau > 0:
-            state = state._replace(z=says.mu + tau * (0.5 * says.log_var).exp() * noise[:, k])
-        yield Step(a, state, says)
+            state = state._replace(z=state.z + tau * (0.5 * m.says(state).log_var).exp() * noise[:, k])
+        yield Step(a, state)
 
 
 def stacked(parts: list) -> Any:
@@ -1572,7 +1590,7 @@ def m_losses(m: M, z: Tensor, a: Tensor, reward: Tensor, done: Tensor, real: Ten
         z: (B, T + 1, Z) codes, of which M reads the first `read`; a: (B, T); reward: (B, T).
         done: (B, T) 1 where the step ended the episode; real: (B, T) 0 beyond the episode's end.
         excuses: the classic mistake, for the exhibit: the mean's σ is M's own (Seitzer et al. 2022 describe what that does)."""
-    says = stacked([step.says for step in dream(m, m.begin(z[:, 0]), given(a), a.shape[1], z[:, :read])])
+    says = m.says(stacked([step.state for step in dream(m, m.begin(z[:, 0]), given(a), a.shape[1], z[:, :read])]))  # (B, T, …)
     squared = (z[:, 1:] - says.mu).square()  # (B, T, Z)
     doubt = squared if excuses else squared.detach()
     parts = {
@@ -1637,7 +1655,9 @@ def train_m(
         losses = m_losses(model, codes.mu[copy, rows], a, reward, done, real, read, excuses)
         return losses["total"], losses
 
-    return fit(model, batch_loss, how, seed, progress, "M", MAX_GRADIENT)
+    # Where a CPU multiplies matrices faster in bfloat16, M trains in it (and adds up in float32); other CPUs ignore this.
+    with matmul_precision("medium"):
+        return fit(model, batch_loss, how, seed, progress, "M", MAX_GRADIENT)
 
 
 # %% tags=["run"]
@@ -1701,7 +1721,7 @@ def remembered(m: M, z: Tensor, a: Tensor, known: Tensor) -> State:
     """M's state at the last of C + 1 codes: z (B, C + 1, Z), a and known (B, C + 1); what is not known was before the episode began."""
     state = m.begin(z[:, 0])
     for k in range(z.shape[1] - 1):
-        state, _ = m.step(state._replace(z=z[:, k], blind=torch.zeros_like(state.blind)), a[:, k])
+        state = m.step(state._replace(z=z[:, k], blind=torch.zeros_like(state.blind)), a[:, k])
         state = state._replace(h=state.h * known[:, k, None], c=state.c * known[:, k, None])  # as long as the episode has not begun, h and c stay 0
     return state._replace(z=z[:, -1], blind=torch.zeros_like(state.blind))
 
@@ -1759,8 +1779,8 @@ def open_loop(world: World, horizon: int, count: int = 400) -> tuple[Tensor, Say
     Returns the rows of the T = `horizon` steps alone, (S, T), and what M says of them. S is 0 where no episode is long enough."""
     rows = windows(world.memory, world.context + horizon, count)  # (S, C + T)
     z, a = world.codes.mu[0, rows], world.memory.actions[rows]  # (S, C + T, Z), (S, C + T)
-    says = [step.says for step in dream(world.m, world.m.begin(z[:, 0]), given(a), rows.shape[1] - 1, z[:, : world.context])]
-    return rows[:, world.context :], stacked(says[world.context - 1 :])
+    lived = [step.state for step in dream(world.m, world.m.begin(z[:, 0]), given(a), rows.shape[1] - 1, z[:, : world.context])]
+    return rows[:, world.context :], world.m.says(stacked(lived[world.context - 1 :]))
 
 
 def open_loop_errors(world: World, probe: Probe, seen: bool = True, horizon: int = 30) -> Tensor:
@@ -1835,16 +1855,16 @@ show_open_loop(swaying, "Dreaming with the eyes closed, while the pole sways")
 # Two short trainings, with teacher forcing, from the same weights and on the same windows. In one the mean learns by squared error with a fixed σ, as ours does; in the other by the Gaussian's −log p with M's own σ, as most code has it. **Predict:** which one has the smaller error in its *worst* latents?
 
 # %% tags=["run"]
-short = settings.m.but(steps=max(1, settings.m.steps // 4))
+short = settings.m.but(steps=max(1, settings.m.steps // 6))
 exhibit_stages = {
     "fixed σ": keep(train_m, memory, codes, after=(code_stage,), name="m-fixed-sigma", m=short, seed=settings.seed),
     "M's own σ": keep(train_m, memory, codes, after=(code_stage,), name="m-own-sigma", m=short, seed=settings.seed, excuses=True),
 }
 exhibit_worlds = {name: good_world._replace(m=frozen(M(settings.v.latents, settings.m.hidden), stage.result)) for name, stage in exhibit_stages.items()}
 neglect = {}
-for name, looker in exhibit_worlds.items():
-    rows_alone, says_alone = open_loop(looker, 1)
-    missed = (says_alone.mu[:, 0] - looker.codes.mu[0, rows_alone[:, 0]]).square().mean(0).sqrt()  # (Z,)
+for name, exhibit_world in exhibit_worlds.items():
+    rows_alone, says_alone = open_loop(exhibit_world, 1)
+    missed = (says_alone.mu[:, 0] - exhibit_world.codes.mu[0, rows_alone[:, 0]]).square().mean(0).sqrt()  # (Z,)
     neglect[name] = (range(1, len(missed) + 1), (missed / codes.mu[0].std(0)).sort(descending=True).values.cpu())
 plot(
     {"lines": neglect, "xlabel": "latents, worst first", "ylabel": "rms error in one step ÷ spread of the latent", "ylim": (0, None)},
@@ -1941,7 +1961,7 @@ print(f"{dream_rate:,.0f} dreamed steps a second, {real_rate:,.0f} real ones: {d
 def variance_mask(world: World, threshold: float, seed: int) -> tuple[Tensor, Tensor]:
     """Which dimensions get noise in a dream: (Z,) 1.0 or 0.0, and (Z,) the share of variance that M can not predict."""
     rows, copies = world.moments(512, torch.Generator().manual_seed(seed), copies=1)
-    _, says = world.m.step(world.states(rows, copies), world.memory.actions[rows])
+    says = world.m.says(world.m.step(world.states(rows, copies), world.memory.actions[rows]))
     share = says.log_var.exp().mean(0) / world.codes.mu[0].var(0)  # (Z,)
     return (share > threshold).float(), share
 
@@ -1953,7 +1973,7 @@ plot(unsure | {"xlabel": "latent dimension, sorted", "yscale": "log"}, title="Wh
 print(f"{int(noisy.sum())} of {len(noisy)} dimensions get noise in a dream")
 
 last_rows = memory.rows[(memory.rows < memory.last) & (memory.rows - memory.first >= settings.m.context // 2)]  # (S,) steps that lead somewhere
-_, heads = world.m.step(world.states(last_rows), memory.actions[last_rows])
+heads = world.m.says(world.m.step(world.states(last_rows), memory.actions[last_rows]))
 ended, called = memory.done[last_rows + 1], heads.done > 0  # (S,) each; a logit above 0 is a probability above one half
 found_share, right_share = (100 * int((called & ended).sum()) / max(1, int(flags.sum())) for flags in (ended, called))
 print(f"reward head: {heads.reward[~ended].mean():.3f} on steps in mid-episode, {heads.reward[ended].mean():.3f} on last steps\n"
@@ -1997,7 +2017,7 @@ def real_steps(world: World, count: int, episodes: range, generator: torch.Gener
     """`count` recorded steps at random, of all copies, from some of the episodes: the states before, the pushes (B,), the states after."""
     rows, copies = world.moments(count, generator, episodes=episodes)  # (B,) each
     now, a = world.states(rows, copies), world.codes.actions[copies, rows]
-    after, _ = world.m.step(now, a)
+    after = world.m.step(now, a)
     return now, a, after._replace(z=world.codes.mu[copies, rows + 1], blind=now.blind)
 
 
@@ -2006,7 +2026,7 @@ def false_steps(m: M, now: State, a: Tensor, spread: Tensor, generator: torch.Ge
     size = 10 ** (-1.5 * torch.rand(len(a), 1, generator=generator)).to(a.device)  # (B, 1)
     noise = size * spread * torch.randn(now.z.shape, generator=generator).to(a.device)  # (B, Z)
     drifted = torch.arange(len(a), device=a.device)[:, None] % 2 == 0  # (B, 1)
-    after, _ = m.step(now._replace(z=now.z + noise * drifted), a)
+    after = m.step(now._replace(z=now.z + noise * drifted), a)
     return after._replace(z=after.z + noise * ~drifted)
 
 
@@ -2183,7 +2203,7 @@ def lawful_axes(now: Tensor, later: Tensor, pushes: Tensor, lawful: int, growing
 
 
 # %% tags=["define"]
-PAIRS = 40_000  # pairs of a moment and a later one from which the search space is found
+PAIRS = 20_000  # pairs of a moment and a later one from which the search space is found
 LOOK_AHEAD = 10  # how much later that is, in steps
 HOME_AXES = 16  # main directions of the recorded (z, h) along which familiarity is measured
 
@@ -2219,9 +2239,9 @@ def familiarity(read: Tensor, home: Axes, penalty: float) -> Tensor:
 
 
 # %% tags=["define"]
-def reward(step: Step) -> Tensor:
+def reward(state: State, says: Says) -> Tensor:
     """What a step pays: r̂ (B,)."""
-    return step.says.reward
+    return says.reward
 
 
 @torch.no_grad()
@@ -2242,8 +2262,9 @@ def dream_returns(
         return act(weights, reads(state).view(P, R, -1)).view(-1)
 
     for step in dream(m, starts.pick(every), each_its_own, c.horizon, tau=c.temperature, noise=None if noise is None else noise[every]):
-        alive = alive * torch.sigmoid(-step.says.done)
-        total += alive * pays(step)
+        says = m.says(step.state)
+        alive = alive * torch.sigmoid(-says.done)
+        total += alive * pays(step.state, says)
     # The dream ends here, but the life it stands for would go on: how long, depends on where it ends.
     total += alive * c.last_worth * familiarity(features(step.state), home, c.penalty)
     return total.view(P, R)
@@ -2573,7 +2594,7 @@ def imagined_rollouts(world: World, starts: State, seed: int, count: int = 16, s
     """Dreams under random pushes: `z` (B, T, Z), `survive` (B, T) the probability to be alive after each step, `actions` (B, T)."""
     pushes = torch.randint(2, (count, steps), generator=torch.Generator().manual_seed(seed)).to(starts.z.device)
     path = stacked(list(dream(world.m, starts.pick(slice(count)), given(pushes), steps)))
-    return {"z": path.state.z.cpu(), "survive": torch.sigmoid(-path.says.done).cumprod(1).cpu(), "actions": pushes.cpu()}
+    return {"z": path.state.z.cpu(), "survive": torch.sigmoid(-world.m.says(path.state).done).cumprod(1).cpu(), "actions": pushes.cpu()}
 
 
 # %% cellView="form" tags=["run"]
@@ -2619,7 +2640,7 @@ print(f"checkpoint: {(OUT / 'checkpoint.safetensors').stat().st_size / 1e6:.1f} 
 def live_on(world: World, weights: Tensor, starts: State, steps: int) -> tuple[Tensor, Tensor]:
     """One controller (Z + H + 1,) in dreams: the imagined latents (S, T, Z), and the probability to be alive after each step (S, T)."""
     path = stacked(list(dream(world.m, starts, controller(weights), steps)))
-    return path.state.z, torch.sigmoid(-path.says.done).cumprod(1)
+    return path.state.z, torch.sigmoid(-world.m.says(path.state).done).cumprod(1)
 
 
 def find_liar(survived: list[float], real: list[float]) -> int:
@@ -2736,7 +2757,7 @@ def auroc(real: Tensor, false: Tensor) -> float:
 def unseen_kinds(m: M, now: State, a: Tensor, after: State, spread: Tensor) -> dict[str, State]:
     """False moments of kinds that the verifier was not trained on, by name."""
     return {
-        "M's step under the other push": after._replace(z=m.step(now, 1 - a)[0].z),
+        "M's step under the other push": after._replace(z=m.step(now, 1 - a).z),
         "a fifth of the way to another moment": after._replace(z=after.z + 0.2 * (after.z.roll(1, 0) - after.z)),
         "half a spread off in 8 dimensions": after._replace(z=after.z + 0.5 * spread * (torch.arange(len(spread), device=spread.device) < 8)),
         "the world stands still": after._replace(z=now.z),
@@ -2780,14 +2801,17 @@ print(f"calibration gap {verifier_gap:.3f}; AUROC after 1, 10, 30 dreamed steps:
 
 
 # %% tags=["define", "extra"]
-def norm_penalty(step: Step) -> Tensor:
+import csv
+
+
+def norm_penalty(state: State, says: Says) -> Tensor:
     """r̂ less 0.3 times the mean square of z, (B,)."""
-    return step.says.reward - 0.3 * step.state.z.square().mean(1)
+    return says.reward - 0.3 * state.z.square().mean(1)
 
 
-def trusted(verifier: Verifier) -> Callable[[Step], Tensor]:
+def trusted(verifier: Verifier) -> Callable[[State, Says], Tensor]:
     """r̂ times the verifier's confidence, (B,)."""
-    return lambda step: step.says.reward * torch.sigmoid(verifier(step.state))
+    return lambda state, says: says.reward * torch.sigmoid(verifier(state))
 
 
 def with_dropout(c: CSettings, latents: int, seed: int) -> Callable[[State], Tensor]:
@@ -2798,13 +2822,31 @@ def with_dropout(c: CSettings, latents: int, seed: int) -> Callable[[State], Ten
 
 def try_remedy(progress: Progress, world: World, *how: Any, c: CSettings, seed: int, seeds: int, workers: int) -> dict:
     """Search C with a remedy, once for each of some seeds, and let it play four real episodes each time: returns, and how far the cart went (m)."""
-    found = {"returns": [], "farthest": []}
+    lines = []
     for k in range(seeds):
         weights = learn(None, world, *how, c=c, seed=seed + k, workers=workers)["weights"]
         played = play(Agent(world, weights), seeds_for("remedies", seed, 4), workers)
-        found["returns"].append([float(len(episode.actions)) for episode in played])
-        found["farthest"].append(max(float(np.abs(episode.states[:, 0]).max()) for episode in played))
-    return found
+        far = max(float(np.abs(episode.states[:, 0]).max()) for episode in played)
+        lines.append({"real_mean": float(np.mean([len(episode.actions) for episode in played])), "farthest": round(far, 3)})
+    return {"lines": lines}
+
+
+def write_table(path: Path, lines: list[dict]) -> None:
+    """Write lines of one kind as a CSV file."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, lines[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+
+
+def read_table(experiment: str) -> list[dict[str, str]]:
+    """The lines of one experiment's table; none, and a sentence, where it is not at hand."""
+    path = Path("assets") / "experiments" / f"{experiment}.csv"
+    if not path.exists():
+        print(f"{path.as_posix()} is not here: it was not measured yet")
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 # %% tags=["run", "extra"]
@@ -2823,21 +2865,24 @@ remedies = {
     "without practice for M": (short_c,),
 }
 remedy_settings = {"seed": settings.seed, "seeds": settings.evaluate.remedy_seeds, "workers": settings.collect.workers}
-remedy_rows = {}
-for row, (row_c, *how) in remedies.items():
-    looker, made_by = (forced_world, m_stage) if row == "without practice for M" else (world, c_stage)
-    remedy_stage = keep(try_remedy, looker, *how, after=(made_by, verifier_stage), name=f"remedy-{list(remedies).index(row)}", c=row_c, **remedy_settings)
-    remedy_rows[row] = remedy_stage.result
-print("\n" + " " * 44 + "real return, each search   the cart stays within")
-for row, found in remedy_rows.items():
-    means, far = ([f"{value:.{digits}f}" for value in values] for values, digits in ((map(np.mean, found["returns"]), 0), (found["farthest"], 2)))
-    print(f"{row:44s} {', '.join(means):>24s}   {', '.join(far)} m")
+remedy_lines = []
+for row, (row_c, *how) in remedies.items() if settings.evaluate.remedy_seeds else ():
+    made_in, made_by = (forced_world, m_stage) if row == "without practice for M" else (world, c_stage)
+    remedy_stage = keep(try_remedy, made_in, *how, after=(made_by, verifier_stage), name=f"remedy-{list(remedies).index(row)}", c=row_c, **remedy_settings)
+    remedy_lines += [{"row": row, "search": k, **line} for k, line in enumerate(remedy_stage.result["lines"])]
+if remedy_lines:
+    write_table(OUT / "remedies.csv", remedy_lines)
+remedy_lines = remedy_lines or read_table("remedies")
+remedy_means = {row: [float(line["real_mean"]) for line in remedy_lines if line["row"] == row] for row in dict.fromkeys(line["row"] for line in remedy_lines)}
+for row, means in remedy_means.items():
+    far = ", ".join(f"{float(line['farthest']):.2f}" for line in remedy_lines if line["row"] == row)
+    print(f"{row:44s} real return, each search: {', '.join(f'{mean:.0f}' for mean in means):10s} the cart stays within {far} m")
 
 # %% tags=["run", "extra"]
 plt.figure(figsize=(9, 3.4))
-for height, found in enumerate(remedy_rows.values()):
-    plt.plot([np.mean(returns) for returns in found["returns"]], [height] * len(found["returns"]), "o", color=BLUE)
-plt.yticks(range(len(remedy_rows)), list(remedy_rows), fontsize=10)
+for height, means in enumerate(remedy_means.values()):
+    plt.plot(means, [height] * len(means), "o", color=BLUE)
+plt.yticks(range(len(remedy_means)), list(remedy_means), fontsize=10)
 plt.gca().set(xlabel="mean real return of four episodes (steps)", xlim=(0, 510), title="The remedies, each alone: one dot per search")
 plt.gca().invert_yaxis()
 plt.show()
@@ -2865,12 +2910,14 @@ round_practice = settings.practice.but(steps=settings.round.steps)
 round_m_stage = keep(train_m, round_memory, round_codes, practice_stage.result["weights"], after=(practice_stage, own_codes), name="round-m",
                      m=settings.m, practice=round_practice, seed=settings.seed + 1)  # fmt: skip
 round_world = World(v, frozen(M(settings.v.latents, settings.m.hidden), round_m_stage.result), round_memory, round_codes, settings.m.context)
-round_c_stage = keep(try_remedy, round_world, after=(round_m_stage,), name="round-c", c=short_c, **remedy_settings)
+round_c_stage = keep(try_remedy, round_world, after=(round_m_stage,), name="round-c", c=short_c, **(remedy_settings | {"seeds": 1}))
 round_good = good_world._replace(m=round_world.m)
 show_open_loop({"M before, seen": after_practice["M, seen"], "M after the round, seen": open_loop_errors(round_good, wide_probe),
                 "M before, from z": after_practice["M, from z"], "M after the round, from z": open_loop_errors(round_good, wide_probe, seen=False)}, "A round of real data, good play")  # fmt: skip
-print(f"{sum(len(episode.actions) for episode in own_episodes):,} real steps gathered and trained on; real returns of C, trained anew: "
-      f"{', '.join(f'{np.mean(returns):.0f}' for returns in round_c_stage.result['returns'])} (before: {', '.join(f'{np.mean(returns):.0f}' for returns in remedy_rows['as shipped']['returns'])})")  # fmt: skip
+round_lines = round_c_stage.result["lines"]
+print(
+    f"{sum(len(episode.actions) for episode in own_episodes):,} real steps gathered and trained on; C, trained anew: {round_lines[0]['real_mean']:.0f} real steps, the cart stays within {round_lines[0]['farthest']:.2f} m"
+)
 
 # %% [markdown]
 # ⟦ROUND⟧
@@ -2879,17 +2926,13 @@ print(f"{sum(len(episode.actions) for episode in own_episodes):,} real steps gat
 #
 # One run is an anecdote. `tests/experiments.py` executes this very notebook with other seeds and settings, and writes one line per run to `assets/experiments/`, the failed runs included. What follows is drawn from there.
 
+
 # %% tags=["define", "extra"]
-import csv
-
-
 def show_seeds(experiment: str) -> None:
     """Each test episode of each run of an experiment, in words and as a picture; a sentence, where its table is not at hand."""
-    path = Path("assets") / "experiments" / f"{experiment}.csv"
-    if not path.exists():
-        return print(f"{path.as_posix()} is not here: python tests/experiments.py {experiment} makes it")
-    with path.open(newline="") as file:
-        lines = list(csv.DictReader(file))
+    lines = read_table(experiment)
+    if not lines:
+        return
     returns = {int(line["seed"]): np.array(line["returns"].split(), float) for line in lines}
     for line in lines:
         print(f"seed {line['seed']:>3s}: {line['status']}, mean {line['real_mean'] or '–':>6s}, worst episode {line['real_worst'] or '–':>5s}")
