@@ -477,8 +477,8 @@ PROFILES = {
     "full": {},
     # The same experiment for two CPU cores: less data, fewer steps.
     "quick": {
-        "collect.episodes": 2_000, "v.steps": 2_000, "v.ramp_steps": 1_500, "m.steps": 3_000, "practice.steps": 3_000, "practice.batch": 64, "m.copies": 4, "verifier.steps": 1_500,
-        "c.generations": 150, "round.episodes": 8, "round.steps": 300, "evaluate.baseline_episodes": 20, "evaluate.good_episodes": 8, "evaluate.remedy_seeds": 0,
+        "collect.episodes": 2_000, "v.steps": 2_000, "v.ramp_steps": 1_500, "m.steps": 2_000, "practice.steps": 3_000, "m.copies": 4, "verifier.steps": 1_000,
+        "c.generations": 150, "round.episodes": 8, "round.steps": 200, "evaluate.baseline_episodes": 20, "evaluate.good_episodes": 8, "evaluate.remedy_seeds": 0,
     },
     # Every cell, from nothing, in a few minutes: for tests. Its numbers mean nothing.
     "smoke": {
@@ -1486,6 +1486,7 @@ class M(nn.Module):
     """The recurrent world model: h' = LSTM(h, z, Δz, a), and heads on h' (Ha & Schmidhuber 2018, section 2.2)."""
 
     CHANGE = 5.0  # brings the change of z near the size of z
+    DOUBT = 10.0  # Adam moves a weight by its learning rate at most: with this factor the doubt reaches its size in a few hundred steps
 
     def __init__(self, latents: int, hidden: int) -> None:
         """`latents`, `hidden`: sizes of z and h."""
@@ -1518,7 +1519,7 @@ class M(nn.Module):
     def says(self, state: State) -> Says:
         """The heads, on states after a step: (B, …) or whole sequences (B, T, …)."""
         # The doubt is a witness: it reads h, but its loss does not shape h, or M would rather doubt a latent than learn it.
-        log_var = self.log_var(torch.cat([state.h.detach(), state.blind.log1p()], -1)).clamp(-16, 3)  # (..., Z)
+        log_var = (self.DOUBT * self.log_var(torch.cat([state.h.detach(), state.blind.log1p()], -1))).clamp(-16, 3)  # (..., Z)
         return Says(state.z, log_var, self.reward(state.h)[..., 0], self.done(state.h)[..., 0])
 
 
@@ -1855,7 +1856,7 @@ show_open_loop(swaying, "Dreaming with the eyes closed, while the pole sways")
 # Two short trainings, with teacher forcing, from the same weights and on the same windows. In one the mean learns by squared error with a fixed σ, as ours does; in the other by the Gaussian's −log p with M's own σ, as most code has it. **Predict:** which one has the smaller error in its *worst* latents?
 
 # %% tags=["run"]
-short = settings.m.but(steps=max(1, settings.m.steps // 6))
+short = settings.m.but(steps=max(1, settings.m.steps // 4))
 exhibit_stages = {
     "fixed σ": keep(train_m, memory, codes, after=(code_stage,), name="m-fixed-sigma", m=short, seed=settings.seed),
     "M's own σ": keep(train_m, memory, codes, after=(code_stage,), name="m-own-sigma", m=short, seed=settings.seed, excuses=True),
@@ -2069,7 +2070,14 @@ def show_dream(world: World, noisy: Tensor, starts: State, start: int, τ: float
 
 # %% tags=["run", "widget"]
 patterns = ["left right", "right", "left", "left left right right"]
-player = widgets.interactive(lambda **knobs: show_dream(world, noisy, pool, **knobs), start=(0, 99), τ=(0.0, 3.0, 0.25), pushes=patterns, steps=(10, 100))
+player = widgets.interactive(
+    lambda **knobs: show_dream(world, noisy, pool, **knobs),
+    {"manual": True, "manual_name": "Dream"},
+    start=(0, 99),
+    τ=(0.0, 3.0, 0.25),
+    pushes=patterns,
+    steps=(10, 100),
+)
 if os.environ.get("WM_NO_WIDGETS") != "1":  # a saved widget is nothing without its kernel
     display(player)
 
