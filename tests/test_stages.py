@@ -1,4 +1,6 @@
-"""Stages: keys, caching, resuming, broken files."""
+"""Stages: keys, caching, resuming, broken files, the checkpoint."""
+
+import itertools
 
 import pytest
 from conftest import load_notebook
@@ -15,64 +17,111 @@ def same(a, b) -> bool:
 
 def interrupt_after(nb, monkeypatch, saves: int):
     """Make the stage die right after its n-th save."""
-    real, count = nb.Progress.save, []
+    real, count = nb.Progress.save, itertools.count(1)
 
     def save(self, state):
         real(self, state)
-        count.append(1)
-        if len(count) == saves:
+        if next(count) == saves:
             raise Interrupted
 
     monkeypatch.setattr(nb.Progress, "save", save)
 
 
-@pytest.fixture
-def v_settings(nb, smoke):
-    """V for a few steps."""
-    return nb.dataclasses.replace(smoke.v, steps=9, batch=8, save_every=3)
-
-
 def test_key_changes_with_settings_code_and_earlier_stages(nb, smoke):
-    key = nb.stage_key(nb.train_v, {"v": smoke.v, "seed": 1})
-    assert key == nb.stage_key(nb.train_v, {"v": smoke.v, "seed": 1})
-    assert key != nb.stage_key(nb.train_v, {"v": smoke.v, "seed": 2})
-    assert key != nb.stage_key(nb.train_v, {"v": nb.dataclasses.replace(smoke.v, steps=31), "seed": 1})
-    assert key == nb.stage_key(nb.train_v, {"v": nb.dataclasses.replace(smoke.v, save_every=7), "seed": 1})
-    before = nb.Stage("collect", "abc", None, 0.0, {})
-    assert key != nb.stage_key(nb.train_v, {"v": smoke.v, "seed": 1}, (before,))
+    def key(function=nb.train_v, inputs=(), after=(), v=smoke.v, seed=1, **more):
+        return nb.stage_key(function, inputs, after, v=v, seed=seed, **more)
+
+    assert key() == key() and len({key(), key(seed=2), key(v=smoke.v.but(steps=31)), key(after=(nb.Stage("collect", "abc", None, 0.0, {}),))}) == 4
+    assert key(workers=2) == key(workers=3), "how many work side by side does not change what comes out"
+    assert key(inputs=(nb.RandomPolicy(0),)) != key(inputs=(nb.hand_written_policy,)), "the code of inputs counts"
 
 
-def test_key_follows_code_at_any_depth_but_not_comments(nb, smoke):
-    settings = {"v": smoke.v, "seed": 1}
-    key, m_key = nb.stage_key(nb.train_v, settings), nb.stage_key(nb.train_m, settings)
-    deep = load_notebook(
-        "deep_change", lambda source: source.replace("0.5 * (mu.square() + log_var.exp() - 1 - log_var)", "0.6 * (mu.square() + log_var.exp() - 1 - log_var)")
-    )
-    assert deep.stage_key(deep.train_v, settings) != key
-    assert deep.stage_key(deep.train_m, settings) == m_key  # M does not use the KL
-    for old, new in (("PIXEL_SCALE = 8.0", "PIXEL_SCALE = 9.0"), ("BAND = slice(24, 56)", "BAND = slice(23, 55)")):
-        constant = load_notebook("constant_change", lambda source, old=old, new=new: source.replace(old, new))
-        assert constant.stage_key(constant.train_v, settings) != key, new
-    comment = load_notebook(
-        "comment_change", lambda source: source.replace('"""Train V on single', '"""Do train V on single').replace("def train_v(", "# a remark\ndef train_v(")
-    )
-    assert comment.stage_key(comment.train_v, settings) == key
+BASE = '''import functools
+from typing import NamedTuple
+LIMIT = [1, 2]
+class Pair(NamedTuple):
+    a: int
+class Net:
+    """A net."""
+    def size(self):
+        return 3
+@functools.cache
+def helper():
+    "Help."
+    return 1  # one
+def middle(x):
+    """Between."""
+    return [helper() + y for y in range(x)]
+def work(progress, seed):
+    """Work."""
+    return {"answer": bool(
+        seed
+        != 1
+    ) + sum(middle(2)) + LIMIT[0] + Net().size() + Pair(1).a, "said": f"{seed!r:>{4}} {'a'}"}
+'''
+SAME = {
+    "a comment": ("# one", "# two"),
+    "a docstring": ('"""Between."""', '"""In between,\n    on two lines."""'),
+    "a blank line": ("def middle", "\n\ndef middle"),
+}
+OTHER = {
+    "a cached helper": ("return 1", "return 2"), "a list": ("[1, 2]", "[1, 3]"), "a line that begins with an operator": ("!= 1", "!= 2"),
+    "a method": ("return 3", "return 4"), "a field": ("a: int", "a: float"), "inside a comprehension": ("helper() + y", "helper() - y"), "itself": ("'a'", "'b'"),
+}  # fmt: skip
 
 
-def test_a_finished_stage_is_not_run_again(nb, run_folder, v_settings, memory, monkeypatch):
-    first = nb.run_stage("v", nb.train_v, {"v": v_settings, "seed": 1}, (), memory)
+@pytest.mark.parametrize("readable", [True, False])
+@pytest.mark.parametrize("what", [*SAME, *OTHER])
+def test_a_key_follows_all_code_and_nothing_else(nb, readable, what, monkeypatch):
+    import linecache
+    import sys
+    import types
+
+    numbers = itertools.count()
+
+    def code(source):
+        module = types.ModuleType("trial")
+        sys.modules["trial"] = module
+        name = f"<trial {what} {readable} {next(numbers)}>"
+        if readable:
+            linecache.cache[name] = (len(source), None, source.splitlines(True), name)
+        exec(compile(source, name, "exec"), module.__dict__)
+        return nb.code_of(module.work)
+
+    old, new = (SAME | OTHER)[what]
+    equal = code(BASE) == code(BASE.replace(old, new))
+    assert old in BASE and (equal == (what in SAME) or (not readable and what == "a docstring"))
+
+
+def test_the_notebooks_own_code_is_read_at_any_depth(smoke):
+    def keys(old="", new="", readable=True):
+        module = load_notebook("changed", lambda source: source.replace(old, new) if old else source, readable)
+        return tuple(module.stage_key(function, seed=1) for function in (module.train_v, module.train_m, module.learn))
+
+    v_key, m_key, c_key = keys()
+    deep = keys("0.5 * (mu.square() + log_var.exp() - 1 - log_var)", "0.6 * (mu.square() + log_var.exp() - 1 - log_var)")
+    assert deep[0] != v_key and deep[1] == m_key, "M does not use the KL"
+    assert keys("PIXEL_SCALE = 8.0", "PIXEL_SCALE = 9.0")[0] != v_key
+    assert keys("CHANGE = 5.0", "CHANGE = 4.0")[1:] != (m_key, c_key) and keys("CHANGE = 5.0", "CHANGE = 4.0")[0] == v_key
+    assert keys('"""Train V on single', '"""Do train V on single')[0] == v_key
+
+
+def test_a_finished_stage_is_not_run_again(nb, run_folder, smoke, memory, monkeypatch):
+    v = smoke.v.but(steps=3, batch=8)
+    first = nb.keep(nb.train_v, memory, name="v", v=v, seed=1)
     monkeypatch.setattr(nb.torch.optim, "Adam", None)  # from here on, training would fail
-    again = nb.run_stage("v", nb.train_v, {"v": v_settings, "seed": 1}, (), memory)
+    again = nb.keep(nb.train_v, memory, name="v", v=v, seed=1)
     assert same(first.result, again.result) and again.seconds == first.seconds
     with pytest.raises(TypeError):
-        nb.run_stage("v", nb.train_v, {"v": v_settings, "seed": 2}, (), memory)
+        nb.keep(nb.train_v, memory, name="v", v=v, seed=2)
 
 
 @pytest.mark.parametrize("law", [0.0, 20.0])
-def test_resumed_v_equals_uninterrupted_v(nb, run_folder, v_settings, memory, monkeypatch, law):
+def test_resumed_v_equals_uninterrupted_v(nb, run_folder, smoke, memory, monkeypatch, law):
+    monkeypatch.setattr(nb, "SAVE_EVERY", 3)
+
     def train(folder):
-        progress = nb.Progress(run_folder / folder)
-        return nb.train_v_with_law(progress, memory, v_settings, nb.LawSettings(weight=law), 1) if law else nb.train_v(progress, memory, v_settings, 1)
+        return nb.train_v(nb.Progress(run_folder / folder), memory, v=smoke.v.but(steps=9, batch=8, law=law), seed=1)
 
     whole = train("whole")
     with monkeypatch.context() as patch:
@@ -84,103 +133,79 @@ def test_resumed_v_equals_uninterrupted_v(nb, run_folder, v_settings, memory, mo
     assert same(whole, resumed) and whole["log"] == resumed["log"]
 
 
-def encoded(nb, memory, copies=2):
-    """Latents that need no V."""
-    generator = nb.torch.Generator().manual_seed(0)
-    shape = (copies, len(memory), 6)
-    return nb.Latents(
-        nb.torch.randn(shape, generator=generator), nb.torch.full(shape, -4.0), memory.actions.repeat(copies, 1), nb.torch.zeros(copies, 6, dtype=int), nb.torch.zeros(copies, 6, dtype=bool)
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize("practice", [False, True])
-def test_resumed_m_equals_uninterrupted_m_and_seeds_matter(nb, run_folder, smoke, memory, monkeypatch, practice):
-    settings, latents = nb.dataclasses.replace(smoke.m, steps=8, save_every=3, hidden=16), encoded(nb, memory)
-    whole = nb.train_m(nb.Progress(run_folder / "whole"), memory, latents, m=settings, practice=practice, seed=1)
-    assert same(whole, nb.train_m(nb.Progress(run_folder / "twin"), memory, latents, m=settings, practice=practice, seed=1))
-    assert not same(whole, nb.train_m(nb.Progress(run_folder / "other"), memory, latents, m=settings, practice=practice, seed=2))
+def test_resumed_m_equals_uninterrupted_m_and_seeds_matter(nb, run_folder, smoke, world, monkeypatch, practice):
+    monkeypatch.setattr(nb, "SAVE_EVERY", 3)
+    how = {"m": smoke.m.but(steps=8, hidden=16, context=4), "practice": smoke.practice.but(steps=8, alone=5) if practice else None}
+
+    def train(folder, seed=1):
+        return nb.train_m(nb.Progress(run_folder / folder), world.memory, world.codes, **how, seed=seed)
+
+    whole = train("whole")
+    assert same(whole, train("twin")) and not same(whole, train("other", 2))
     with monkeypatch.context() as patch:
         interrupt_after(nb, patch, 1)
         with pytest.raises(Interrupted):
-            nb.train_m(nb.Progress(run_folder / "cut"), memory, latents, m=settings, practice=practice, seed=1)
-    assert same(whole, nb.train_m(nb.Progress(run_folder / "cut"), memory, latents, m=settings, practice=practice, seed=1))
+            train("cut")
+    assert same(whole, train("cut"))
 
 
-def test_practice_settings_leave_teacher_forcing_alone(nb):
-    as_is, changed = nb.make_settings("full").m, nb.make_settings("full", "m.practice_steps=500,m.practice_batch=7,m.alone=20").m
-    assert changed.forced == as_is.forced and changed.practised != as_is.practised
-    assert (changed.practised.steps, changed.practised.batch, changed.practised.alone) == (500, 7, 20)
-    assert nb.make_settings("full", "m.window=20").m.forced != as_is.forced
-
-
-def test_more_rounds_begin_with_the_saved_ones(nb):
-    one, three = (nb.make_settings("full", f"c.rounds={number},c.enough={enough}").c for number, enough in ((1, 500), (3, 400)))
-    assert one != three and one.of_one_round == three.of_one_round
-    assert nb.make_settings("full", "c.round_episodes=10").c.of_one_round != three.of_one_round
+def test_half_of_a_practice_batch_are_mirror_images(nb, run_folder, smoke, world, monkeypatch):
+    seen, losses = [], nb.m_losses
+    codes = world.codes._replace(mu=world.codes.mu[:1].repeat(2, 1, 1))
+    monkeypatch.setattr(nb, "m_losses", lambda m, z, a, *rest: (seen.append((z, a)), losses(m, z, a, *rest))[1])
+    for practice in (None, smoke.practice.but(steps=3, batch=8)):
+        nb.train_m(nb.Progress(run_folder / "m"), world.memory, codes, m=smoke.m.but(steps=3, hidden=16, batch=8), practice=practice, seed=1)
+    pairs = [nb.torch.equal(z[:4], z[4:]) and nb.torch.equal(a[:4], 1 - a[4:]) for z, a in seen]
+    assert pairs == [False] * 3 + [True] * 3 and all(len(z) == 8 for z, _ in seen)
 
 
 def test_a_mirror_image_is_the_same_episode_in_a_copy_that_is_mirrored_the_other_way(nb):
     mirror = nb.torch.tensor([[False, False, True], [True, False, False], [True, False, True], [False, False, False]])  # (K, E)
-    latents = nb.Latents(*[None] * 4, mirror)
     generator = nb.torch.Generator().manual_seed(0)
-    copy_number, episode = nb.torch.randint(4, (500,), generator=generator), nb.torch.randint(3, (500,), generator=generator)
-    other = nb.mirror_images(latents, copy_number, episode, generator)
+    copy, episode = nb.torch.randint(4, (500,), generator=generator), nb.torch.randint(3, (500,), generator=generator)
+    other = nb.mirror_images(nb.Codes(*[None] * 4, mirror), copy, episode, generator)
     lonely = episode == 1  # this one is mirrored nowhere
-    assert (mirror[other, episode] != mirror[copy_number, episode])[~lonely].all() and (other == copy_number)[lonely].all()
-    assert set(other[(episode == 0) & (copy_number == 0)].tolist()) == {1, 2}  # any of the candidates, not always the first
+    assert (mirror[other, episode] != mirror[copy, episode])[~lonely].all() and (other == copy)[lonely].all()
+    assert set(other[(episode == 0) & (copy == 0)].tolist()) == {1, 2}  # any of the candidates, not always the first
 
 
-@pytest.mark.parametrize("practice", [False, True])
-def test_half_of_a_practice_batch_are_mirror_images(nb, run_folder, smoke, memory, monkeypatch, practice):
-    latents, seen, losses = encoded(nb, memory), [], nb.m_losses
-    latents = latents._replace(mu=latents.mu[:1].repeat(2, 1, 1), actions=nb.torch.stack([memory.actions, 1 - memory.actions]))
-    latents.mirror[1] = True
-    monkeypatch.setitem(nb.train_m.__globals__, "m_losses", lambda model, z, a, *rest: (seen.append((z, a)), losses(model, z, a, *rest))[1])
-    settings = nb.dataclasses.replace(smoke.m, steps=3, hidden=16, batch=8)
-    nb.train_m(nb.Progress(run_folder / "m"), memory, latents, m=settings, practice=practice, seed=1)
-    for z, a in seen:
-        pairs = nb.torch.equal(z[:4], z[4:]) and nb.torch.equal(a[:4], 1 - a[4:])
-        assert len(z) == 8 and pairs == practice
-
-
-def test_resumed_c_equals_uninterrupted_c(nb, run_folder, smoke, monkeypatch):
-    from test_models import make_dream
-
-    settings = nb.dataclasses.replace(smoke.c, generations=6, population=8, check_every=16, check_first=1)
-    dreamer, _, space, home = make_dream(nb)
-    pool = nb.Starts(nb.torch.randn(40, 6), nb.torch.randn(40, 16), nb.torch.randn(40, 16))
-    checked = []
-
-    def check(weights):
-        checked.append(weights)
-        return [float(len(checked))]
+def test_resumed_c_equals_uninterrupted_c_and_looks_are_only_logged(nb, run_folder, world, smoke, monkeypatch):
+    monkeypatch.setattr(nb, "PAIRS", 200)
+    c = smoke.c.but(generations=6, population=8, look_every=16, axes=3, growing=1, horizon=3)
+    looked = []
+    monkeypatch.setattr(nb, "lives", lambda agent, purpose, *rest: looked.append(purpose) or [float(len(looked))])
 
     def learn(folder):
-        return nb.train_c(nb.Progress(run_folder / folder), dreamer, pool, space, home, check, settings, 1)
+        return nb.learn(nb.Progress(run_folder / folder), world, c=c, seed=1, workers=1)
 
     whole = learn("whole")
-    assert whole["updates"] == [8, 16, 32, 48] and whole["returns"].shape == (6, 8) and len(checked) == 4
+    assert whole["updates"] == [8, 16, 32, 48] and whole["returns"].shape == (6, 8) and looked == ["check"] * 4 and len(whole["dream"]) == 4
     with monkeypatch.context() as patch:
         interrupt_after(nb, patch, 3)
         with pytest.raises(Interrupted):
             learn("cut")
-    checked.clear()
+    looked.clear()
     resumed = learn("cut")
-    assert len(checked) == 1  # only the missing check was played
+    assert len(looked) == 1, "only the missing look was played"
     assert nb.torch.equal(whole["weights"], resumed["weights"]) and nb.torch.equal(whole["returns"], resumed["returns"])
+    monkeypatch.setattr(nb, "lives", lambda *rest: [-1e6])
+    assert nb.torch.equal(whole["weights"], learn("other looks")["weights"]), "what the looks saw must change nothing"
+    path = nb.torch.nn.functional.normalize(whole["path"], dim=1)
+    assert float(nb.torch.nn.functional.normalize(whole["weights"], dim=0) @ path[3:].mean(0)) > 0.5, "what ships is in the middle of the second half"
 
 
 @pytest.mark.parametrize("content", [b"", b"not a save", b"PK\x03\x04 half a zip"])
 def test_broken_file_is_said_and_set_aside(nb, tmp_path, capsys, content):
     path = tmp_path / "result.pt"
     path.write_bytes(content)
-    assert nb.load_or_set_aside(path) is None
-    assert "could not be read" in capsys.readouterr().out
+    assert nb.load(path, "result") is None
+    assert "could not be used" in capsys.readouterr().out
     (aside,) = tmp_path.iterdir()
     assert aside.read_bytes() == content and aside.name.startswith("result.pt.unreadable")
 
 
-def test_pickled_code_is_never_run(nb, tmp_path):
+def test_foreign_saves_are_set_aside_and_their_code_is_never_run(nb, tmp_path):
     import pickle
 
     class Evil:
@@ -189,59 +214,61 @@ def test_pickled_code_is_never_run(nb, tmp_path):
 
     path = tmp_path / "result.pt"
     path.write_bytes(pickle.dumps(Evil()))
-    assert nb.load_or_set_aside(path) is None and not (tmp_path / "harm").exists()
+    assert nb.load(path) is None and not (tmp_path / "harm").exists()
+    nb.save({"something": 1}, path)
+    assert nb.load(path, "result", "seconds") is None and not path.exists()
 
 
 def test_full_disk_is_a_sentence_and_leaves_no_half_file(nb, tmp_path, monkeypatch):
-    nb.save_atomically({"a": 1}, tmp_path / "result.pt")
+    nb.save({"a": 1}, tmp_path / "result.pt")
     before = (tmp_path / "result.pt").read_bytes()
 
-    def no_space(value, path):
-        path.write_bytes(b"half")
+    def no_space(value, file):
+        file.write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(nb.torch, "save", no_space)
-    with pytest.raises(RuntimeError, match="Free some disk space"):
-        nb.save_atomically({"a": 2}, tmp_path / "result.pt")
+    with pytest.raises(RuntimeError, match="Free some disk space.*WM_RUN_FOLDER"):
+        nb.save({"a": 2}, tmp_path / "result.pt")
     assert [path.name for path in tmp_path.iterdir()] == ["result.pt"] and (tmp_path / "result.pt").read_bytes() == before
 
 
-def small_world(nb, smoke, folder):
+def test_a_folder_that_cannot_be_used_is_a_sentence(nb, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(RuntimeError, match="WM_RUN_FOLDER"):
+        nb.usable_folder(tmp_path / "file" / "runs")
+
+
+def small_run(nb, smoke, folder):
     """A checkpoint with one stage of each kind of value."""
-    v, m = nb.V(smoke.v).eval(), nb.M(smoke.v.latents, smoke.m.hidden, smoke.m.context)
+    v, m = nb.V(smoke.v).eval(), nb.M(smoke.v.latents, smoke.m.hidden)
     stages = [
         nb.Stage("v", "k", folder, 3.0, {"weights": dict(v.state_dict()), "log": {"step": [0, 1], "loss": [2.5, 1.5]}}),
         nb.Stage("m", "k", folder, 2.0, {"weights": dict(m.state_dict())}),
         nb.Stage("c", "k", folder, 1.0, {"weights": nb.torch.randn(2, 5), "real": [[9.0, 10.0], [11.0, 12.0]], "parts": ["a"]}),
     ]
+    stages.append(stages[1]._replace(name="again"))  # it shares its tensors
     digest = nb.save_checkpoint(folder / "checkpoint.safetensors", stages, smoke)
     (folder / "manifest.json").write_text(nb.json.dumps({"checkpoint_sha256": digest}))
     return stages, digest
 
 
 def test_checkpoint_round_trip(nb, smoke, tmp_path):
-    stages, digest = small_world(nb, smoke, tmp_path)
+    stages, digest = small_run(nb, smoke, tmp_path)
     loaded = nb.load_checkpoint(tmp_path / "checkpoint.safetensors", smoke)
     assert digest == nb.hashlib.sha256((tmp_path / "checkpoint.safetensors").read_bytes()).hexdigest()
-    assert list(loaded) == ["v", "m", "c"] and loaded["v"].seconds == 3.0
+    assert list(loaded) == ["v", "m", "c", "again"] and loaded["v"].seconds == 3.0
     assert loaded["v"].result["log"] == stages[0].result["log"] and loaded["c"].result["real"] == stages[2].result["real"]
-    assert same(loaded["v"].result, stages[0].result) and same(loaded["m"].result, stages[1].result)
-    nb.load_v(loaded["v"].result, smoke.v, nb.DEVICE)
-
-
-def test_checkpoint_of_stages_that_share_tensors(nb, smoke, tmp_path):
-    stages, _ = small_world(nb, smoke, tmp_path)
-    nb.save_checkpoint(tmp_path / "twice.safetensors", [stages[0], stages[0]._replace(name="again")], smoke)
-    loaded = nb.load_checkpoint(tmp_path / "twice.safetensors", smoke)
-    assert same(loaded["again"].result, loaded["v"].result)
+    assert same(loaded["v"].result, stages[0].result) and same(loaded["again"].result, stages[1].result)
+    nb.frozen(nb.V(smoke.v), loaded["v"].result)
 
 
 def test_pretrained_stages_are_used_and_nothing_is_trained(nb, smoke, run_folder, monkeypatch):
-    small_world(nb, smoke, run_folder)
+    small_run(nb, smoke, run_folder)
     monkeypatch.setattr(nb, "REFERENCE", run_folder)
-    monkeypatch.setattr(nb, "PRETRAINED", nb.find_pretrained(smoke))
-    stage = nb.run_stage("v", nb.train_v, {"v": smoke.v, "seed": 1}, (), None)  # without a memory it could not train
-    assert stage.seconds == 3.0 and stage.key.startswith("pretrained")
+    monkeypatch.setattr(nb, "PRETRAINED", nb.find_pretrained(smoke.but(seed=7)))
+    stage = nb.keep(nb.train_v, None, name="v", v=smoke.v, seed=7)  # without a memory it could not train
+    assert stage.seconds == 3.0 and stage.key.startswith("pretrained") and stage.key.endswith("seed-123")
 
 
 @pytest.mark.parametrize(
@@ -253,7 +280,7 @@ def test_pretrained_stages_are_used_and_nothing_is_trained(nb, smoke, run_folder
     ],
 )
 def test_unusable_pretrained_checkpoint_is_a_sentence(nb, smoke, tmp_path, monkeypatch, capsys, harm, words):
-    small_world(nb, smoke, tmp_path)
+    small_run(nb, smoke, tmp_path)
     harm(tmp_path)
     monkeypatch.setattr(nb, "REFERENCE", tmp_path)
     assert nb.find_pretrained(smoke) == {}
@@ -261,39 +288,22 @@ def test_unusable_pretrained_checkpoint_is_a_sentence(nb, smoke, tmp_path, monke
     assert words in said and "trains its own" in said
 
 
-def test_pretrained_of_another_size_is_a_sentence(nb, smoke, tmp_path, monkeypatch, capsys):
-    small_world(nb, smoke, tmp_path)
-    monkeypatch.setattr(nb, "REFERENCE", tmp_path)
-    assert nb.find_pretrained(nb.make_settings("smoke", "m.hidden=32")) == {}
-    assert "m.hidden = 256" in capsys.readouterr().out
+def test_pretrained_of_another_size_and_without_a_network(nb, smoke, run_folder, monkeypatch, capsys):
+    small_run(nb, smoke, run_folder)
+    monkeypatch.setattr(nb, "REFERENCE", run_folder)
+    assert nb.find_pretrained(nb.make_settings("smoke", "m.hidden=32")) == {} and "m.hidden = 256" in capsys.readouterr().out
 
-
-def test_pretrained_without_a_network_is_a_sentence(nb, smoke, run_folder, monkeypatch, capsys):
     def no_network(*_, **__):
         raise nb.urllib.request.URLError("no network")
 
     monkeypatch.setattr(nb, "REFERENCE", run_folder / "nowhere")
     monkeypatch.setattr(nb.urllib.request, "urlopen", no_network)
-    assert nb.find_pretrained(smoke) == {}
-    assert "no network" in capsys.readouterr().out
-
-
-def test_foreign_checkpoint_is_refused(nb, smoke, tmp_path):
-    (tmp_path / "checkpoint.safetensors").write_bytes(b"junk")
+    assert nb.find_pretrained(smoke) == {} and "no network" in capsys.readouterr().out
+    (run_folder / "checkpoint.safetensors").write_bytes(b"junk")
     with pytest.raises(ValueError, match="not a checkpoint"):
-        nb.load_checkpoint(tmp_path / "checkpoint.safetensors", smoke)
+        nb.load_checkpoint(run_folder / "checkpoint.safetensors", smoke)
 
 
-def test_full_disk_is_said_in_a_sentence(nb, run_folder):
-    def full(progress):
-        raise OSError(nb.errno.ENOSPC, "No space left on device")
-
-    def other(progress):
-        raise OSError(nb.errno.EACCES, "not allowed")
-
-    for function in (full, other):
-        function.__module__ = nb.__name__
-    with pytest.raises(RuntimeError, match="no space left in .*WM_RUN_FOLDER"):
-        nb.run_stage("collect", full, {})
-    with pytest.raises(PermissionError):
-        nb.run_stage("collect", other, {})
+def test_json_is_strict(nb):
+    value = nb.strict({"a": [1.0, float("nan")], "b": {"c": float("inf"), "d": "text"}})
+    assert value == {"a": [1.0, None], "b": {"c": None, "d": "text"}} and nb.json.dumps(value, allow_nan=False)

@@ -1,12 +1,11 @@
-"""The notebook as a file: format, style, no leftovers."""
+"""The notebook as a file: format, style, who owns a name, no leftovers."""
 
 import ast
-import json
 import subprocess
 import sys
 
 import nbformat
-from conftest import NOTEBOOK, ROOT
+from conftest import CELLS, NOTEBOOK, ROOT, source_of, tagged
 
 
 def test_ruff_accepts_the_code():
@@ -23,25 +22,52 @@ def test_notebook_is_valid_and_light():
     assert "widget-view" not in NOTEBOOK.read_text(), "a widget is nothing without its kernel: strip it from the saved outputs"
     ids = [cell.id for cell in notebook.cells]
     assert len(set(ids)) == len(ids)
+    assert not [cell.id for cell in notebook.cells if "⟦" in cell.source], "a sentence waits for its numbers"
 
 
 def test_a_cell_defines_or_runs():
-    for cell in json.loads(NOTEBOOK.read_text())["cells"]:
+    for cell in CELLS:
         if cell["cell_type"] == "code":
-            assert {"define", "run"} & set(cell["metadata"]["tags"]), cell["id"]
+            assert len({"define", "run"} & set(cell["metadata"]["tags"])) == 1, cell["id"]
             if "define" in cell["metadata"]["tags"]:
                 assert not cell["outputs"], cell["id"]
+                statements = [node for node in ast.parse(source_of(cell)).body if isinstance(node, ast.Expr)]
+                assert all("environ.update" in ast.unparse(node) or "filterwarnings" in ast.unparse(node) for node in statements), cell["id"]
 
 
-def test_no_cell_that_runs_overwrites_what_another_defines():
-    cells = json.loads(NOTEBOOK.read_text())["cells"]
-    tagged = [(cell["metadata"].get("tags", []), "".join(cell["source"])) for cell in cells if cell["cell_type"] == "code"]
-    defined = {node.name for tags, source in tagged if "define" in tags for node in ast.parse(source).body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
-    stored = {
-        node.id
-        for tags, source in tagged
-        if "run" in tags
-        for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-    }
-    assert not defined & stored
+def names_bound(source: str) -> set[str]:
+    """Names that a cell binds in the notebook's own scope: not inside functions, classes and comprehensions. Libraries that it imports don't count."""
+    bound, waiting = set(), [ast.parse(source)]
+    while waiting:
+        for node in ast.iter_child_nodes(waiting.pop()):
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                bound.add(node.name)
+            elif isinstance(node, (ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
+                continue
+            else:
+                if isinstance(node, ast.Name) and isinstance(node.ctx, (ast.Store, ast.Del)):
+                    bound.add(node.id)
+                waiting.append(node)
+    return bound
+
+
+def test_every_name_has_one_owner():
+    """A cell that runs can be run again at any time only if no other cell binds its names: the other's readers would see its values."""
+    owner: dict[str, str] = {}
+    for cell in tagged("run") + tagged("define"):
+        for name in names_bound(source_of(cell)) - {"_"}:
+            assert name not in owner or {name} & {"a", "b", "k", "x"}, f"{name} is bound by {owner.get(name)} and by {cell['id']}"
+            owner[name] = cell["id"]
+        assert not [node for node in ast.walk(ast.parse(source_of(cell))) if isinstance(node, ast.Delete)], cell["id"]
+
+
+def test_the_owner_test_sees_what_it_should():
+    assert names_bound("a = 1\nfor b in []: c = 2\nd = [e for e in a]\ndef f(g): h = 1\nwith x as i: pass") == {"a", "b", "c", "d", "f", "i"}
+
+
+def test_every_definition_says_what_it_does():
+    for cell in tagged("define"):
+        for node in ast.parse(source_of(cell)).body:
+            for part in [node, *getattr(node, "body", [])] if isinstance(node, (ast.FunctionDef, ast.ClassDef)) else []:
+                if isinstance(part, (ast.FunctionDef, ast.ClassDef)):
+                    assert ast.get_docstring(part), (cell["id"], part.name)

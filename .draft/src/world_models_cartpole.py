@@ -477,7 +477,7 @@ PROFILES = {
     "full": {},
     # The same experiment for two CPU cores: less data, fewer steps.
     "quick": {
-        "collect.episodes": 2_000, "v.steps": 2_000, "v.ramp_steps": 1_500, "m.steps": 2_000, "practice.steps": 3_000, "m.copies": 4, "verifier.steps": 1_000,
+        "collect.episodes": 2_000, "v.steps": 2_000, "v.ramp_steps": 1_500, "m.steps": 3_000, "practice.steps": 3_000, "m.copies": 4, "verifier.steps": 1_000,
         "c.generations": 150, "round.episodes": 8, "round.steps": 200, "evaluate.baseline_episodes": 20, "evaluate.good_episodes": 8, "evaluate.remedy_seeds": 0,
     },
     # Every cell, from nothing, in a few minutes: for tests. Its numbers mean nothing.
@@ -1092,7 +1092,6 @@ def elbo(v: V, x: Tensor, noise: Tensor, kl_weight: float) -> tuple[dict[str, Te
 
 
 # %% tags=["run"]
-# NBVAL_CHECK_OUTPUT
 by_hand = kl_to_normal(torch.tensor([0.0, 1.0, 0.0]), torch.tensor([0.0, 0.0, math.log(0.25)]))
 print([round(nats, 3) for nats in by_hand.tolist()])
 
@@ -1494,7 +1493,7 @@ class M(nn.Module):
         self.hidden = hidden
         self.gates = nn.Linear(2 * latents + 1 + hidden, 4 * hidden)  # all four gates in one matrix product
         self.change = nn.Linear(hidden, latents)  # of z, in one step
-        self.log_var = nn.Linear(hidden + 1, latents)  # how wrong that may be, after so many steps without looking
+        self.log_var = nn.Linear(hidden + 2, latents)  # how wrong that may be, after so many steps without looking
         self.reward, self.done = nn.Linear(hidden, 1), nn.Linear(hidden, 1)
         for part in self.gates.parameters():
             nn.init.uniform_(part, -(hidden**-0.5), hidden**-0.5)
@@ -1519,7 +1518,7 @@ class M(nn.Module):
     def says(self, state: State) -> Says:
         """The heads, on states after a step: (B, …) or whole sequences (B, T, …)."""
         # The doubt is a witness: it reads h, but its loss does not shape h, or M would rather doubt a latent than learn it.
-        log_var = (self.DOUBT * self.log_var(torch.cat([state.h.detach(), state.blind.log1p()], -1))).clamp(-16, 3)  # (..., Z)
+        log_var = (self.DOUBT * self.log_var(torch.cat([state.h.detach(), state.blind.log1p(), state.blind / 10], -1))).clamp(-16, 3)  # (..., Z)
         return Says(state.z, log_var, self.reward(state.h)[..., 0], self.done(state.h)[..., 0])
 
 
@@ -1856,7 +1855,7 @@ show_open_loop(swaying, "Dreaming with the eyes closed, while the pole sways")
 # Two short trainings, with teacher forcing, from the same weights and on the same windows. In one the mean learns by squared error with a fixed σ, as ours does; in the other by the Gaussian's −log p with M's own σ, as most code has it. **Predict:** which one has the smaller error in its *worst* latents?
 
 # %% tags=["run"]
-short = settings.m.but(steps=max(1, settings.m.steps // 4))
+short = settings.m.but(steps=max(1, settings.m.steps // 6))
 exhibit_stages = {
     "fixed σ": keep(train_m, memory, codes, after=(code_stage,), name="m-fixed-sigma", m=short, seed=settings.seed),
     "M's own σ": keep(train_m, memory, codes, after=(code_stage,), name="m-own-sigma", m=short, seed=settings.seed, excuses=True),
@@ -2888,8 +2887,8 @@ for row, means in remedy_means.items():
 
 # %% tags=["run", "extra"]
 plt.figure(figsize=(9, 3.4))
-for height, means in enumerate(remedy_means.values()):
-    plt.plot(means, [height] * len(means), "o", color=BLUE)
+for height, dots in enumerate(remedy_means.values()):
+    plt.plot(dots, [height] * len(dots), "o", color=BLUE)
 plt.yticks(range(len(remedy_means)), list(remedy_means), fontsize=10)
 plt.gca().set(xlabel="mean real return of four episodes (steps)", xlim=(0, 510), title="The remedies, each alone: one dot per search")
 plt.gca().invert_yaxis()

@@ -73,7 +73,9 @@ def test_a_frame_is_the_renderers_picture_seen_small(nb):
     env.reset(seed=3)
     seen = env.step(1)[0]
     picture = env.render()[:, :, 2].astype(float)
-    areas = [[picture[round(400 * i / 64) : round(400 * (i + 1) / 64), round(600 * j / 64) : round(600 * (j + 1) / 64)].mean() for j in range(64)] for i in range(64)]
+    areas = [
+        [picture[round(400 * i / 64) : round(400 * (i + 1) / 64), round(600 * j / 64) : round(600 * (j + 1) / 64)].mean() for j in range(64)] for i in range(64)
+    ]
     assert np.abs(seen["frame"] - np.array(areas)).mean() < 2, "each small pixel is the mean of the area that it covers"
     assert (nb.shrink(env.render()) == seen["frame"]).all()
 

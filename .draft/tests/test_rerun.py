@@ -20,7 +20,9 @@ class Kernel:
         self.folder = Path(tempfile.mkdtemp(prefix="world-models-rerun-"))
         self.client = NotebookClient(self.notebook, timeout=600, resources={"metadata": {"path": str(ROOT)}})
         self.client.create_kernel_manager()
-        self.client.start_new_kernel(env=os.environ | {"WM_PROFILE": "smoke", "WM_RUN_FOLDER": str(self.folder), "WM_OVERRIDES": "", "TQDM_DISABLE": "1", "MPLBACKEND": "agg"})
+        self.client.start_new_kernel(
+            env=os.environ | {"WM_PROFILE": "smoke", "WM_RUN_FOLDER": str(self.folder), "WM_OVERRIDES": "", "TQDM_DISABLE": "1", "MPLBACKEND": "agg"}
+        )
         self.client.start_new_kernel_client()
         self.cells = {cell.id: index for index, cell in enumerate(self.notebook.cells) if cell.cell_type == "code"}
         self.runs = [cell.id for cell in self.notebook.cells if cell.cell_type == "code" and "run" in cell.metadata.tags]
@@ -32,7 +34,7 @@ class Kernel:
         text = "".join(output.text for output in cell.outputs if output.output_type == "stream" and output.name == "stdout")
         return re.sub(r"\d+ s of work|[\d,]+ dreamed steps a second.*", "", text)
 
-    def set(self, overrides: str) -> None:
+    def turn(self, overrides: str) -> None:
         """Turn knobs, as the form does."""
         self.client.kc.execute_interactive(f"import os; os.environ['WM_OVERRIDES'] = {overrides!r}", output_hook=lambda message: None)
 
@@ -77,9 +79,9 @@ def test_ten_cells_in_any_order(kernel):
 )
 def test_a_knob_trains_what_depends_on_it_and_nothing_else(kernel, knob, new, old):
     before = kernel.stages()
-    kernel.set(knob)
+    kernel.turn(knob)
     for name in list(kernel.cells)[list(kernel.cells).index("run-profile") :]:
         kernel.run(name)
-    kernel.set("")
+    kernel.turn("")
     made = {name.rpartition("-")[0] for name in kernel.stages() - before}
     assert new <= made and not old & made, made

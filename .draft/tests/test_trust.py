@@ -24,10 +24,10 @@ def test_reliability_of_an_honest_and_a_boasting_witness(nb):
 
 
 def test_verifier_learns_to_tell_noise(nb, world, tmp_path, monkeypatch):
-    monkeypatch.setattr(nb, "VERIFIER_POOL", 400)
+    monkeypatch.setattr(nb, "VERIFIER_POOL", 2_000)
     slow = world._replace(codes=world.codes._replace(mu=0.1 * world.codes.mu))  # codes that move slowly, so that a perturbed one stands out
     nb.nn.init.zeros_(slow.m.change.weight)  # and an M that predicts them
-    how = nb.TrainSettings(batch=64, steps=300)
+    how = nb.TrainSettings(batch=128, steps=600)
     verifier = nb.frozen(nb.Verifier(6, 16), nb.train_verifier(nb.Progress(tmp_path), slow, verifier=how, seed=0))
     now, a, after = nb.real_steps(slow, 300, range(6), nb.torch.Generator().manual_seed(1))
     false = nb.false_steps(slow.m, now, a, slow.codes.mu[0].std(0), nb.torch.Generator().manual_seed(2))
