@@ -114,7 +114,7 @@ def test_doubt_shapes_neither_the_memory_nor_the_mean(nb, world):
     ones = nb.torch.ones(1, 12)
     for excuses, reaches in ((False, False), (True, True)):
         m.zero_grad()
-        losses = nb.m_losses(m, z, a, ones, 0 * ones, ones, 6, excuses)
+        losses = nb.m_losses(m, z, a, ones, 0 * ones, ones, 6, excuses=excuses)
         losses["doubt"].backward()
         assert (m.log_var.weight.grad.abs().sum() > 0) and bool(m.change.weight.grad is not None and m.change.weight.grad.abs().sum() > 0) == reaches
     m.requires_grad_(False)
@@ -129,6 +129,17 @@ def test_losses_by_hand_and_padding_counts_nothing(nb, world):
     assert float(losses["latent"]) == pytest.approx(float(wanted), rel=1e-4)
     z[1, 2:] = 99.0  # beyond the episode's end
     assert float(nb.m_losses(world.m, z, a, ones, 0 * ones, real, 3)["done"]) == pytest.approx(float(losses["done"]), rel=1e-4)
+
+
+def test_the_doubt_learns_from_other_episodes_than_the_mean(nb, world):
+    m = world.m.requires_grad_(True)
+    z, a, ones = nb.torch.randn(2, 4, 6), nb.torch.randint(2, (2, 3)), nb.torch.ones(2, 3)
+    unseen = nb.torch.tensor([[0.0], [1.0]])
+    losses = nb.m_losses(m, z, a, ones, 0 * ones, ones, 3, unseen)
+    for name, row in (("latent", 0), ("done", 0), ("doubt", 1)):
+        alone = nb.m_losses(m, z[row : row + 1], a[row : row + 1], ones[:1], 0 * ones[:1], ones[:1], 3)
+        assert float(losses[name]) == pytest.approx(float(alone[name]), rel=1e-4), name
+    m.requires_grad_(False)
 
 
 def test_states_read_known_steps_only(nb, world):
@@ -147,7 +158,7 @@ def test_states_read_known_steps_only(nb, world):
 
 
 def test_moments_keep_their_distance_from_both_ends(nb, world):
-    rows, copies = world.moments(500, nb.torch.Generator().manual_seed(0), ahead=3, episodes=range(2, 4))
+    rows, copies = world.moments(50, nb.torch.Generator().manual_seed(0), ahead=3, episodes=range(2, 4))
     memory = world.memory
     assert (rows - memory.first[rows] >= world.context // 2).all() and (rows + 3 <= memory.last[rows]).all()
     assert set(memory.episode[rows].tolist()) <= {2, 3} and set(copies.tolist()) == {0, 1}
