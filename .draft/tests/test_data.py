@@ -49,9 +49,8 @@ def test_looks_at_reality_stay_within_ten_thousand_steps(nb):
 
 
 def test_every_setting_says_its_meaning(nb):
-    for branch in nb.Settings.model_fields.values():
-        fields = branch.annotation.model_fields.values() if hasattr(branch.annotation, "model_fields") else [branch]
-        assert all(len(field.description) > 5 for field in fields)
+    fields = [field for branch in nb.Settings.model_fields.values() for field in getattr(branch.annotation, "model_fields", {"": branch}).values()]
+    assert all(len(field.description) > 5 for field in fields)
 
 
 def test_episode_shapes_and_clock(episodes):
