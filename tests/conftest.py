@@ -4,14 +4,11 @@ import json
 import linecache
 import os
 import sys
-import tempfile
 import types
 from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("WM_PROFILE", "smoke")
-os.environ.setdefault("WM_RUN_FOLDER", tempfile.mkdtemp(prefix="world-models-"))
 os.environ.setdefault("TQDM_DISABLE", "1")
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 
-def test_kl_against_torch(nb):
-    mu, log_var = nb.torch.randn(5, 3), nb.torch.randn(5, 3)
-    normal = nb.torch.distributions.Normal
-    wanted = nb.torch.distributions.kl_divergence(normal(mu, (0.5 * log_var).exp()), normal(0.0, 1.0))
-    assert nb.torch.allclose(nb.kl_to_normal(mu, log_var), wanted, atol=1e-5)
+def test_kls_against_torch(nb):
+    mu, log_var, other, doubt = (nb.torch.randn(5, 3) for _ in range(4))
+    normal, kl = nb.torch.distributions.Normal, nb.torch.distributions.kl_divergence
+    posterior, belief = normal(mu, (0.5 * log_var).exp()), normal(other, (doubt.exp() + log_var.exp()).sqrt())
+    assert nb.torch.allclose(nb.kl_to_normal(mu, log_var), kl(posterior, normal(0.0, 1.0)), atol=1e-5)
+    assert nb.torch.allclose(nb.gaussian_kl(mu, log_var, nb.Says(other, doubt, None, None)), kl(posterior, belief).sum(-1), atol=1e-4)
 
 
 def test_elbo_is_a_gaussian_log_likelihood_at_its_best_variance(nb, smoke, memory):
@@ -33,17 +34,13 @@ def test_elbo_is_a_gaussian_log_likelihood_at_its_best_variance(nb, smoke, memor
     assert mu.shape == (8, smoke.v.latents)
 
 
-def test_v_shapes_and_range(nb, smoke, memory):
+def test_v_shapes_and_range_and_nothing_moves_outside_its_band(nb, smoke, memory):
     v = nb.V(smoke.v).eval()
     mu, log_var = v.encode(memory.stack(nb.torch.arange(5)))
+    picture, moves = v.decode(mu), memory.padded.float().var(0).amax(1)
     assert mu.shape == log_var.shape == (5, 64)
-    picture = v.decode(mu)
     assert picture.shape == (5, 4, 64, 64) and 0 <= picture.min() and picture.max() <= 1
-
-
-def test_nothing_moves_outside_the_band(nb, memory):
-    pixels = memory.padded.float()
-    assert (pixels.var(0).amax(1)[: nb.BAND.start] == 0).all() and (pixels.var(0).amax(1)[nb.BAND.stop :] == 0).all()
+    assert (moves[: nb.BAND.start] == 0).all() and (moves[nb.BAND.stop :] == 0).all()
 
 
 def test_shift_law_knows_which_way_pictures_move(nb, memory):
@@ -229,17 +226,15 @@ def test_a_dream_is_worth_its_steps_and_its_last_state(nb, judged):
 def test_remedies_pay_less_and_hide_what_they_should(nb, judged):
     m, weights, starts, home, c = judged
     c = c.but(last_worth=0.0, population=3, rollouts=5)
-    plain = nb.dream_returns(m, weights, starts, home, c)
     nb.nn.init.zeros_(m.reward.weight)
     nb.nn.init.ones_(m.reward.bias)  # the same reward for every step: then half the trust is half the reward
     plain = nb.dream_returns(m, weights, starts, home, c)
     half = nb.dream_returns(m, weights, starts, home, c, pays=nb.trusted(lambda state: nb.torch.zeros(len(state.z))))
     assert nb.torch.allclose(2 * half, plain, atol=1e-5)
     assert (nb.dream_returns(m, weights, starts, home, c, pays=nb.norm_penalty) < plain).all()
-    reads = nb.with_dropout(c.but(rollouts=50, population=2), 6, 0)
-    state = world_state = nb.State(nb.torch.ones(100, 6), nb.torch.ones(100, 6), nb.torch.ones(100, 16), nb.torch.ones(100, 16), nb.torch.ones(100, 1))
-    read = reads(world_state)
-    assert 0.7 < float(read[:, :6].mean()) < 0.9 and (read[:, 6:] == 1).all() and nb.torch.equal(read[:50], read[50:]) and (state.z == 1).all()
+    state = nb.State(*(nb.torch.ones(100, size) for size in (6, 6, 16, 16, 1)))
+    read = nb.with_dropout(c.but(rollouts=50, population=2), 6, 0)(state)
+    assert 0.7 < float(read[:, :6].mean()) < 0.9 and (read[:, 6:] == 1).all() and nb.torch.equal(read[:50], read[50:])
 
 
 def test_search_space_and_plain_weights_act_alike(nb):
@@ -250,13 +245,8 @@ def test_search_space_and_plain_weights_act_alike(nb):
     inside = (place @ points[:, :-1].T + points[:, -1] > 0).long().T
     plain = nb.act(nb.to_weights(axes, points), read[None].expand(4, -1, -1))
     assert (inside == plain).float().mean() > 0.99 and 0 < plain.float().mean() < 1
-
-
-def test_familiarity_is_highest_at_home(nb):
-    home = nb.Axes(nb.torch.zeros(4), nb.torch.eye(4))
-    near, far = nb.familiarity(nb.torch.zeros(1, 4), home, 0.5), nb.familiarity(nb.torch.full((1, 4), 2.0), home, 0.5)
-    assert float(near) == 1.0 and float(far) == pytest.approx(1 / 3)
-    assert float(nb.familiarity(nb.torch.full((1, 4), 3.0), home, 0.0)) == 1.0
+    near, far = nb.torch.zeros(1, 4), nb.torch.full((1, 4), 2.0)
+    assert [float(nb.familiarity(read, nb.Axes(near[0], nb.torch.eye(4)), 0.5)) for read in (near, far)] == pytest.approx([1.0, 1 / 3])
 
 
 def test_lawful_axes_find_what_follows_a_law(nb):
@@ -333,15 +323,6 @@ def test_correlations(nb):
     assert nb.correlations([1, 2, 3], [3, 2, 1])[0] == pytest.approx(-1.0)
     assert nb.correlations([1, 2, 2, 3], [10, 20, 20, 30])[1] == pytest.approx(1.0)
     assert math.isnan(nb.correlations([1, 1], [1, 2])[0]) and math.isnan(nb.correlations([1], [1])[0])
-
-
-def test_gaussian_kl_against_torch(nb):
-    mu, log_var, other, doubt = (nb.torch.randn(5, 3) for _ in range(4))
-    says = nb.Says(other, doubt, None, None)
-    normal = nb.torch.distributions.Normal
-    belief = normal(other, (doubt.exp() + log_var.exp()).sqrt())
-    wanted = nb.torch.distributions.kl_divergence(normal(mu, (0.5 * log_var).exp()), belief).sum(-1)
-    assert nb.torch.allclose(nb.gaussian_kl(mu, log_var, says), wanted, atol=1e-4)
 
 
 def test_pace_takes_what_is_faster_now(nb, monkeypatch):
