@@ -49,7 +49,7 @@ def kernel():
     kernel = Kernel()
     kernel.printed = {name: kernel.run(name) for name in kernel.cells}
     yield kernel
-    kernel.client.km.shutdown_kernel(now=True)
+    kernel.client._cleanup_kernel()
 
 
 def test_every_cell_runs_from_nothing(kernel):

@@ -59,7 +59,8 @@ def work(progress, seed):
         != 1
     ) + sum(middle(2)) + LIMIT[0] + Net().size() + Pair(1).a, "said": f"{seed!r:>{4}} {'a'}"}
 '''
-SAME = {"a comment": ("# one", "# two"), "a docstring": ('"""Between."""', '"""In between,\n    on two lines."""'), "a blank line": ("def middle", "\n\ndef middle")}  # fmt: skip
+SAME = {"a comment": ("# one", "# two"), "a docstring": ('"""Between."""', '"""In between,\n    on two lines."""'), "a blank line": ("def middle", "\n\ndef middle"),
+        "a later function with an attribute's name": ("def middle", "def size():\n    return 0\ndef middle")}  # fmt: skip
 OTHER = {
     "a cached helper": ("return 1", "return 2"), "a list": ("[1, 2]", "[1, 3]"), "a line that begins with an operator": ("!= 1", "!= 2"),
     "a method": ("return 3", "return 4"), "a field": ("a: int", "a: float"), "inside a comprehension": ("helper() + y", "helper() - y"), "itself": ("'a'", "'b'"),

@@ -34,7 +34,7 @@ One annotated notebook. An agent sees CartPole-v1 only as 64 × 64 pixels, learn
 | coin, hand-written rule | {base['coin']:.1f}, {base['hand-written rule on the true state']:.1f} |
 | trained in an untrained M's dreams | {base['untrained M']:.1f} |
 
-All of it comes from one run of the `quick` profile with seed 123, from nothing, on {m['hardware']}. Its outputs are those in the notebook; `assets/quick_run/` has its checkpoint, film, dreams and `manifest.json`. One seed is one seed: part 9 of the notebook says what other runs gave.
+All of it comes from one run of the `quick` profile with seed 123, from nothing, on {m['hardware']}. The notebook's outputs are of a second pass of the same code, which loaded the finished stages and printed the same numbers; `assets/quick_run/` has its checkpoint, film, dreams and `manifest.json`. One seed is one seed: part 9 of the notebook says what other runs gave.
 
 ## Two commands
 
