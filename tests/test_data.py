@@ -141,3 +141,6 @@ def test_broken_part_of_the_data_is_set_aside_and_recorded_anew(nb, run_folder, 
     assert all((a.frames == b.frames).all() for a, b in zip(before, after))
     assert (good / "README.md").stat().st_mtime_ns == stamp  # the whole part was left alone
     assert list(stage.folder.glob("*.unreadable-*"))
+    monkeypatch.setattr(nb, "read_dataset", lambda folder: 1 / 0)  # what can never be read is an error, not an endless loop
+    with pytest.raises(ZeroDivisionError):
+        nb.recorded(nb.RandomPolicy(1), **how)

@@ -471,7 +471,7 @@ PROFILES = {
     # Every cell, from nothing, in a few minutes: for tests. Its numbers mean nothing.
     "smoke": {
         "collect.episodes": 40, "v.steps": 30, "v.ramp_steps": 20, "v.batch": 64, "m.steps": 30, "practice.steps": 10, "practice.batch": 16, "m.copies": 2,
-        "m.batch": 16, "c.generations": 4, "c.population": 8, "c.rollouts": 6, "c.look_every": 8, "verifier.steps": 20, "verifier.batch": 32,
+        "m.batch": 16, "c.generations": 4, "c.population": 8, "c.rollouts": 6, "c.look_every": 16, "collect.workers": 4, "verifier.steps": 20, "verifier.batch": 32,
         "round.episodes": 2, "round.steps": 5, "evaluate.episodes": 4, "evaluate.baseline_episodes": 4, "evaluate.good_episodes": 2, "evaluate.fresh_episodes": 60, "evaluate.remedy_seeds": 1,
     },
 }  # fmt: skip
@@ -811,6 +811,8 @@ print(f"pretrained: {', '.join(PRETRAINED) or 'nothing'}; {settings.collect.epis
 
 # %% cellView="form" tags=["define"]
 # @title Episodes on disk
+datasets.config.TORCHVISION_AVAILABLE = False  # we store no videos, and some versions of both do not fit each other
+
 FEATURES = datasets.Features({
     "seed": datasets.Value("int64"), "frames": datasets.Array3D((None, FRAME_SIZE, FRAME_SIZE), "uint8"), "states": datasets.Array2D((None, 4), "float32"),
     "actions": datasets.Sequence(datasets.Value("int8")), "rewards": datasets.Sequence(datasets.Value("float32")),
@@ -865,16 +867,18 @@ def record(progress: Progress, policy: Policy, *, purpose: str, episodes: int, s
 
 
 def recorded(policy: Policy, function: Callable = record, after: tuple[Stage, ...] = (), **how: Any) -> tuple[Stage, list[Episode]]:
-    """Keep the stage of a function that records, and read its episodes; a part that can't be read is set aside and recorded anew."""
-    stage, episodes = keep(function, policy, after=after, name=how["purpose"].replace(" ", "-"), **how), []
-    for folder in (stage.folder / part for part in stage.result["parts"]):
+    """Keep the stage of a function that records, and read its episodes; a part that can't be read is set aside and recorded anew, once."""
+    for last_try in (False, True):
+        stage, episodes = keep(function, policy, after=after, name=how["purpose"].replace(" ", "-"), **how), []
         try:
-            episodes += read_dataset(folder)
+            for folder in (stage.folder / part for part in stage.result["parts"]):
+                episodes += read_dataset(folder)
+            return stage, episodes
         except Exception as error:
+            if last_try:
+                raise
             set_aside(folder, error)
             set_aside(stage.folder / "result.pt", error)
-            return recorded(policy, function, after, **how)
-    return stage, episodes
 
 
 # %% tags=["run"]
