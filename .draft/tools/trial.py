@@ -1,28 +1,33 @@
-"""trial.py SEED M_STEPS PRACTICE_STEPS [OVERRIDES]: M and C from the saved V and codes of a pilot run; open loop, doubt and real returns."""
-import sys, os, math, time, glob; sys.path.insert(0, os.path.dirname(__file__))
+"""trial.py SEED FOLDER [OVERRIDES]: M and C from the saved V and codes of a pilot; open loop, intervals and real returns. One thread. Env NB: the notebook; PATCH: old=>new||old=>new."""
+import sys, os, time, glob; sys.path.insert(0, os.path.dirname(__file__))
+import load as loader
 from load import load
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-nb = load(os.path.join(ROOT, "world_models_cartpole.ipynb")); torch = nb.torch; torch.set_num_threads(1)
-seed, ms, ps = map(int, sys.argv[1:4]); over = sys.argv[4] if len(sys.argv) > 4 else ""
-s = nb.make_settings("quick", f"seed={seed},m.steps={ms},practice.steps={ps},{over}")
-F = nb.Path(os.environ["PILOT"])  # the run folder of a finished quick run with this seed; nb.PRETRAINED = {}
-eps = [e for part in sorted(glob.glob(f"{F}/random-*/episodes-*")) for e in nb.read_dataset(nb.Path(part))]
-mem = nb.Memory(eps, 4, nb.DEVICE)
-v = nb.frozen(nb.V(s.v), [nb.load(nb.Path(p))["result"] for p in glob.glob(f"{F}/v-*/result.pt") if "mean" not in p][0])
-codes = nb.Codes(**[nb.load(nb.Path(p))["result"] for p in glob.glob(f"{F}/codes-*/result.pt")][0])
-good = [e for part in glob.glob(f"{F}/hand-written-*/episodes-*") for e in nb.read_dataset(nb.Path(part))]
-fresh = nb.play(nb.RandomPolicy(seed + 1), nb.seeds_for("fresh", seed + 1, 300), 4)
-def P(tag): return nb.Progress(nb.Path(nb.tempfile.mkdtemp()))
-t = time.time(); forced = nb.train_m(P("m"), mem, codes, m=s.m, seed=seed); print("m", round(time.time() - t), flush=True)
-t = time.time(); prac = nb.train_m(P("p"), mem, codes, forced["weights"], m=s.m, practice=s.practice, seed=seed); print("practice", round(time.time() - t), flush=True)
-m = nb.frozen(nb.M(64, s.m.hidden), prac)
-world = nb.World(v, m, mem, codes, s.m.context)
-shifted = nb.true_states(mem, mem.rows, codes.shift[-1][mem.episode], codes.mirror[-1][mem.episode]); probe = nb.Probe(codes.mu[-1], shifted)
+patches = [part.split("=>") for part in os.environ.get("PATCH", "").split("||") if part]
+nb = load(os.environ["NB"], patches=patches); torch = nb.torch; torch.set_num_threads(int(os.environ.get("THREADS", 1)))
+class Fixed:
+    def __init__(self, device): pass
+    def look(self): pass
+    def step(self, work): return work()
+nb.Pace = Fixed
+torch.set_float32_matmul_precision(os.environ.get("PRECISION", "high"))
+seed, F = int(sys.argv[1]), nb.Path(sys.argv[2])
+s = nb.make_settings("quick", f"seed={seed}," + (sys.argv[3] if len(sys.argv) > 3 else ""))
+read = lambda name: [e for part in sorted(glob.glob(f"{F}/{name}-*/episodes-*")) for e in nb.read_dataset(nb.Path(part))]
+mem, good, fresh = nb.Memory(read("random"), 4, nb.DEVICE), read("hand-written"), read("fresh")
+v = nb.frozen(nb.V(s.v), nb.load(nb.Path(glob.glob(f"{F}/v-*/result.pt")[0]))["result"])
+codes = nb.Codes(**nb.load(nb.Path(glob.glob(f"{F}/codes-*/result.pt")[0]))["result"])
+P = lambda: nb.Progress(nb.Path(nb.tempfile.mkdtemp()))
+t = time.time(); forced = nb.train_m(P(), mem, codes, m=s.m, seed=seed); t1 = time.time() - t
+t = time.time(); prac = nb.train_m(P(), mem, codes, forced["weights"], m=s.m, practice=s.practice, seed=seed) if s.practice.steps else forced
+print(os.environ.get("TAG", ""), sys.argv[3:], os.environ.get("PATCH", ""), "m", round(t1), "practice", round(time.time() - t), flush=True)
+world = nb.World(v, nb.frozen(nb.M(64, s.m.hidden), prac), mem, codes, s.m.context)
+probe = nb.Probe(codes.mu[-1], nb.true_states(mem, mem.rows, codes.shift[-1][mem.episode], codes.mirror[-1][mem.episode]))
 gw, fw = world.looking_at(good), world.looking_at(fresh)
 nb.plt.show = lambda: None
-nb.show_open_loop({"seen": nb.open_loop_errors(gw, probe), "z": nb.open_loop_errors(gw, probe, seen=False)}, "")
+nb.show_open_loop({"seen": nb.open_loop_errors(gw, probe), "z": nb.open_loop_errors(gw, probe, seen=False), "fresh random": nb.open_loop_errors(fw, probe)}, "")
 for name, w, ks in (("good", gw, (1, 5, 15, 30)), ("fresh", fw, (1, 5, 12, 20))):
     d = nb.drift(w, probe, max(ks)); print(name, [(k, round(float(d["50"][k-1])), round(float(d["90"][k-1])), round(float(d["kl"][k-1]))) for k in ks], flush=True)
-out = nb.learn(None, world, c=s.c, seed=seed, workers=2)
-e = nb.play(nb.Agent(world, out["weights"]), nb.seeds_for("remedies", seed, 8), 4)
-print("C", [len(x.actions) for x in e], "cart", round(max(float(abs(x.states[:, 0]).max()) for x in e), 2))
+if os.environ.get("C"):
+    out = nb.learn(None, world, c=s.c, seed=seed, workers=2)
+    e = nb.play(nb.Agent(world, out["weights"]), nb.seeds_for("remedies", seed, 6), 2)
+    print("C", [len(x.actions) for x in e], "cart", round(max(float(abs(x.states[:, 0]).max()) for x in e), 2), flush=True)
