@@ -32,7 +32,7 @@ class Kernel:
         cell = self.notebook.cells[self.cells[name]]
         self.client.execute_cell(cell, self.cells[name])  # an error in the cell is an error here
         text = "".join(output.text for output in cell.outputs if output.output_type == "stream" and output.name == "stdout")
-        return re.sub(r"\d+ s of work|[\d,]+ dreamed steps a second.*", "", text)
+        return re.sub(r"\d+ s of work|\d+ minutes since|[\d,]+ dreamed steps a second.*", "", text)
 
     def turn(self, overrides: str) -> None:
         """Turn knobs, as the form does."""

@@ -66,7 +66,9 @@ if title_film.exists():
 import importlib.util
 import subprocess
 import sys
+import time
 
+began = time.time()
 needed = "torch torchvision gymnasium pygame datasets nevergrad scipy pydantic matplotlib ipywidgets safetensors tqdm".split()
 missing = [name for name in needed if importlib.util.find_spec(name) is None]
 if {"torch", "torchvision"} & set(missing):
@@ -81,6 +83,7 @@ import contextlib
 import functools
 import os
 import platform
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -587,7 +590,6 @@ def code_of(function: Callable, *others: Any) -> str:
 # %% cellView="form" tags=["define"]
 # @title Saving: all of a file, or nothing
 import tempfile
-import time
 
 
 def usable_folder(folder: Path) -> Path:
@@ -1556,7 +1558,7 @@ def stacked(parts: list) -> Any:
 #
 # During training M first reads *real* codes at each step, not its own predictions: **teacher forcing**. It is stable and fast, but M never practises living with its own mistakes. We shall measure what that costs.
 #
-# **The loss** looks like a matter of taste, and is not. The usual choice is the Gaussian's −log p with M's own $\sigma$. But a model that may call a latent uncertain has two ways to lower that loss: learn the latent, or doubt it, and then its error counts little. So the mean learns by *squared error, with one fixed σ for all latents*, and the doubt learns beside it, about that mean, without shaping $h$. And it learns from every tenth episode, from which the mean does not: whoever asks how wrong M is where M has been trained hears too little. The exhibit below compares the two losses.
+# **The loss** looks like a matter of taste, and is not. The usual choice is the Gaussian's −log p with M's own $\sigma$. But a model that may call a latent uncertain has two ways to lower that loss: learn the latent, or doubt it, and then its error counts little. So the mean learns by *squared error, with one fixed σ for all latents*, and the doubt learns beside it, about that mean, without shaping $h$. And it learns from every tenth episode, from which the mean does not: whoever asks how wrong M is where M has been trained hears too little. (Seitzer et al., 2022, show what the usual loss does in long trainings: what is doubted early is learned late, or never.)
 #
 # **Windows start anywhere**, with $h = 0$. A random episode starts near the same state, so an M that always sees it from the start can simply add up the pushes and hardly look at $z$. A good controller's episode is long, and adding up fails there. An M that is thrown into the middle has to look. Ends are rare, so their loss counts ten times.
 #
@@ -1664,6 +1666,9 @@ print(f"last batch: squared error {m_log['error'][-1]:.4f}, termination {m_log['
 
 
 # %% tags=["define"]
+START_POOL = 8192  # real moments that are kept ready as beginnings of dreams
+
+
 class World(NamedTuple):
     """One state of knowledge: what was recorded, how V codes it, how M continues it."""
 
@@ -1890,7 +1895,6 @@ show_gif(torch.cat([film[:, ROWS_DRAWN] for film in films.values()], 1).numpy(),
 # %% tags=["run"]
 import timeit
 
-START_POOL = 8192  # real moments that are kept ready as beginnings of dreams
 pool = world.states(*world.moments(START_POOL, torch.Generator().manual_seed(settings.seed)))
 crowd = pool.pick(torch.arange(settings.c.population * settings.c.rollouts, device=DEVICE) % len(pool.z))  # as many dreams as one generation of C
 always_right, rendered = torch.ones(len(crowd.z), settings.c.horizon, device=DEVICE), pixel_cartpole()
@@ -2917,6 +2921,9 @@ def show_seeds(experiment: str) -> None:
 
 # %% tags=["run", "extra"]
 show_seeds("main_line_quick")
+
+# %% tags=["run"]
+print(f"{(time.time() - began) / 60:.0f} minutes since the first cell")
 
 # %% [markdown]
 # With this main line no other seed has been run to the test yet. Until then, the 500 above are one run, with a rule that was fixed before it.

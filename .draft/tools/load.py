@@ -13,6 +13,5 @@ def load(path, name="notebook", patches=()):
             linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
             exec(compile(source, filename, "exec"), module.__dict__)
     assert len(used) == len(patches), patches
-    module.START_POOL = 8192
     module.DEVICE = module.torch.device("cpu")
     return module

@@ -17,9 +17,16 @@ mem, good, fresh = nb.Memory(read("random"), 4, nb.DEVICE), read("hand-written")
 v = nb.frozen(nb.V(s.v), nb.load(nb.Path(glob.glob(f"{F}/v-*/result.pt")[0]))["result"])
 codes = nb.Codes(**nb.load(nb.Path(glob.glob(f"{F}/codes-*/result.pt")[0]))["result"])
 P = lambda: nb.Progress(nb.Path(nb.tempfile.mkdtemp()))
-t = time.time(); forced = nb.train_m(P(), mem, codes, m=s.m, seed=seed); t1 = time.time() - t
+norms, clip = [], nb.nn.utils.clip_grad_norm_
+def watched(parameters, most):
+    norms.append(float(clip(parameters, most))); return norms[-1]
+nb.nn.utils.clip_grad_norm_ = watched
+import hashlib
+cache = nb.Path(f"{F}/forced-{hashlib.sha256((repr(s.m) + os.environ.get('MPATCH', '')).encode()).hexdigest()[:8]}.pt")
+t = time.time(); forced = torch.load(cache) if cache.exists() else nb.train_m(P(), mem, codes, m=s.m, seed=seed); t1 = time.time() - t
+torch.save(forced, cache); n1 = norms[:]; norms.clear()
 t = time.time(); prac = nb.train_m(P(), mem, codes, forced["weights"], m=s.m, practice=s.practice, seed=seed) if s.practice.steps else forced
-print(os.environ.get("TAG", ""), sys.argv[3:], os.environ.get("PATCH", ""), "m", round(t1), "practice", round(time.time() - t), flush=True)
+print(os.environ.get("TAG", ""), sys.argv[3:], os.environ.get("PATCH", ""), "m", round(t1), "practice", round(time.time() - t), "clipped", [round(sum(x > 200 for x in n) / max(1, len(n)), 2) for n in (n1, norms)], [[round(x) for x in nb.np.quantile(n or [0], (0.5, 0.9, 0.99))] for n in (n1[:500], n1[-500:], norms[:500], norms[-500:])], flush=True)
 world = nb.World(v, nb.frozen(nb.M(64, s.m.hidden), prac), mem, codes, s.m.context)
 probe = nb.Probe(codes.mu[-1], nb.true_states(mem, mem.rows, codes.shift[-1][mem.episode], codes.mirror[-1][mem.episode]))
 gw, fw = world.looking_at(good), world.looking_at(fresh)
