@@ -19,10 +19,10 @@ codes = nb.Codes(**nb.load(nb.Path(glob.glob(f"{F}/codes-*/result.pt")[0]))["res
 P = lambda: nb.Progress(nb.Path(nb.tempfile.mkdtemp()))
 norms, clip = [], nb.nn.utils.clip_grad_norm_
 def watched(parameters, most):
-    norms.append(float(clip(parameters, most))); return norms[-1]
+    parameters = list(parameters); x = float(clip(parameters, most)); (len(parameters) == 2 and parameters[0].shape[0] != 1024) or norms.append(x); return x
 nb.nn.utils.clip_grad_norm_ = watched
 import hashlib
-cache = nb.Path(f"{F}/forced-{hashlib.sha256((repr(s.m) + os.environ.get('MPATCH', '')).encode()).hexdigest()[:8]}.pt")
+cache = nb.Path(f"{F}/forced-{hashlib.sha256((repr(s.m.but(context=0)) + os.environ.get('MPATCH', '')).encode()).hexdigest()[:8]}.pt")
 t = time.time(); forced = torch.load(cache) if cache.exists() else nb.train_m(P(), mem, codes, m=s.m, seed=seed); t1 = time.time() - t
 torch.save(forced, cache); n1 = norms[:]; norms.clear()
 t = time.time(); prac = nb.train_m(P(), mem, codes, forced["weights"], m=s.m, practice=s.practice, seed=seed) if s.practice.steps else forced
