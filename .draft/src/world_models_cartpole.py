@@ -379,7 +379,7 @@ class MSettings(TrainSettings):
 
     hidden: int = Field(256, ge=1, le=8192, description="size of h")
     copies: int = Field(6, ge=1, le=100, description="encoded copies of the data, all but the first with shifts and mirrors of their own")
-    context: int = Field(12, ge=2, le=100, description="real steps that M reads before it speaks: at a dream's beginning and in the real world")
+    context: int = Field(16, ge=2, le=100, description="real steps that M reads before it speaks: at a dream's beginning and in the real world")
     window: int = Field(16, ge=2, le=500, description="steps per training sequence")
     batch: int = Field(64, ge=2, le=65_536, description="sequences per step")
     steps: int = Field(20_000, ge=1, le=10_000_000, description="gradient steps with teacher forcing")
@@ -390,7 +390,7 @@ class PracticeSettings(TrainSettings):
 
     batch: int = Field(128, ge=2, le=65_536, description="sequences per step, half of them the mirror images of the others")
     steps: int = Field(16_000, ge=0, le=10_000_000, description="gradient steps; 0: no practice")
-    alone: int = Field(24, ge=1, le=500, description="steps per sequence that M lives on its own predictions")
+    alone: int = Field(16, ge=1, le=500, description="steps per sequence that M lives on its own predictions")
 
 
 class CSettings(Branch):
@@ -455,7 +455,7 @@ PROFILES = {
     # The same experiment for two CPU cores: less data, fewer steps.
     "quick": {
         "collect.episodes": 2_000, "v.steps": 2_000, "v.ramp_steps": 1_500, "m.copies": 4, "m.steps": 3_000, "m.learning_rate": 2e-3, "practice.steps": 2_000,
-        "practice.learning_rate": 2e-3, "practice.alone": 20, "verifier.steps": 1_000, "c.generations": 150, "round.episodes": 8, "round.steps": 200, "evaluate.baseline_episodes": 20, "evaluate.good_episodes": 8, "evaluate.remedy_seeds": 0,
+        "practice.learning_rate": 2e-3, "verifier.steps": 1_000, "c.generations": 150, "round.episodes": 8, "round.steps": 200, "evaluate.baseline_episodes": 20, "evaluate.good_episodes": 8, "evaluate.remedy_seeds": 0,
     },
     # Every cell, from nothing, in a few minutes: for tests. Its numbers mean nothing.
     "smoke": {
@@ -1660,7 +1660,7 @@ print(f"last batch: squared error {m_log['error'][-1]:.4f}, termination {m_log['
 #
 # Now the hard test. M reads a few real steps and then goes on alone, with the real actions but its own latents. It counts on a *good* controller's episodes, because that is where C will take us. We have no C yet, so the rule from exercise 1 plays a few, for measuring and for nothing else.
 #
-# How does M get its $h$ in the middle of an episode? It reads the last twelve real steps (`m.context`; fewer where the episode has just begun), beginning with $h = 0$, and the same recipe serves everywhere: at the start of a dream, in the measurements, and later in the real world. So $h$ never gets much older than what M was trained on.
+# How does M get its $h$ in the middle of an episode? It reads the last sixteen real steps (`m.context`; fewer where the episode has just begun), beginning with $h = 0$, and the same recipe serves everywhere: at the start of a dream, in the measurements, and later in the real world. So $h$ never gets much older than what M was trained on.
 #
 # What always belongs together is one object, a `World`: V, M, the episodes they look at, and their codes. It is made once and passed on whole.
 
@@ -1814,7 +1814,7 @@ show_open_loop(before_practice, "Dreaming with the eyes closed, on a good contro
 #
 # Teacher forcing always put M back on the road, so it has never met its own mistakes. And a pole is unforgiving: left alone, a small lean grows by a factor of 2.7 every quarter of a second.
 #
-# The cure is **practice**. In further training steps M reads only the first few codes of a window, between 6 and 12, and then lives on its own predictions, with the real actions. The loss is the same, and its gradient flows back through all the imagined steps. This also teaches M to *look* better: an angular velocity that is read a little wrong costs nothing after one step, and much after sixteen.
+# The cure is **practice**. In further training steps M reads only the first few codes of a window, between 8 and 16, and then lives on its own predictions, with the real actions. The loss is the same, and its gradient flows back through all the imagined steps. This also teaches M to *look* better: an angular velocity that is read a little wrong costs nothing after one step, and much after sixteen.
 #
 # A batch of random windows pulls M a little to the left or to the right, and these pulls never quite cancel: M's imagined poles would *lean*. The remedy is an old trick from statistics, antithetic pairs (Hammersley and Morton, 1956): each window comes with its **mirror image**, from a copy in which the same episode is mirrored the other way. Whatever pulls to the left in one half of the batch pulls to the right in the other.
 
@@ -2167,7 +2167,7 @@ def dream_returns(
 # %% [markdown]
 # ### Awake
 #
-# In the real world the same three parts work in a loop: V looks, C acts, M remembers. Its $h$ is made anew at each step from the last twelve real ones, exactly as at the beginning of a dream, so C meets no $h$ that it has not dreamed of.
+# In the real world the same three parts work in a loop: V looks, C acts, M remembers. Its $h$ is made anew at each step from the last sixteen real ones, exactly as at the beginning of a dream, so C meets no $h$ that it has not dreamed of.
 
 
 # %% tags=["define"]
@@ -2424,7 +2424,7 @@ print(
 #
 # ### What is kept
 #
-# The film on the first page: the first test episode, as the real environment shows it, as V redraws it, and as M dreams it. Every 30 steps M reads twelve real frames again; then it goes on alone, under the real pushes.
+# The film on the first page: the first test episode, as the real environment shows it, as V redraws it, and as M dreams it. Every 30 steps M reads sixteen real frames again; then it goes on alone, under the real pushes.
 
 
 # %% tags=["define"]

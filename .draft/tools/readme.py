@@ -16,7 +16,7 @@ One annotated notebook. An agent sees CartPole-v1 only as 64 × 64 pixels, learn
 
 ![real, redrawn by V, dreamed by M](assets/quick_run/film.gif)
 
-*One real episode on a test seed. From above: what the camera sees, what V redraws, what M dreams, when every 30 steps it may read twelve real frames and then goes on alone.*
+*One real episode on a test seed. From above: what the camera sees, what V redraws, what M dreams, when every 30 steps it may read sixteen real frames and then goes on alone.*
 
 ## Result
 
