@@ -306,8 +306,8 @@ def test_the_agent_acts_on_the_features_that_are_measured(nb, smoke):
     acted = nb.controller(weights)(0, seen.states(seen.memory.rows))
     for episode, first in zip(episodes, seen.memory.first.unique()):
         assert (acted[first : first + len(episode.actions)].numpy() == episode.actions).all()
-    explored = nb.play(nb.Agent(world, weights, 1.0), [11], 1)[0]
-    assert len(set(explored.actions.tolist())) == 2, "a coin decides in every step"
+    explored, alone = (nb.play(nb.Agent(world, weights, 1.0), seeds, 2)[-1].actions.tolist() for seeds in ([11, 12, 13], [13]))
+    assert len(set(explored)) == 2 and explored == alone, "a coin decides in every step, and an episode's coin is its own"
 
 
 def test_correlations(nb):
