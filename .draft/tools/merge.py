@@ -1,16 +1,23 @@
-"""merge.py EXECUTED OUT: the notebook of the script with the outputs of an executed one (same code, cell by cell)."""
-import base64, io, subprocess, sys, nbformat, re
+"""merge.py EXECUTED OUT [LATER id,id…]: the notebook of the script with the outputs of an executed one; cells that changed, and those named, take the outputs of a later pass."""
+import base64, io, subprocess, sys, nbformat
 from PIL import Image
 from pathlib import Path
 root = Path(__file__).resolve().parent.parent.parent
 out = Path(sys.argv[2])
 subprocess.run([sys.executable, root / ".draft/tools/build.py", root / ".draft/src/world_models_cartpole.py", out], check=True)
 new, old = nbformat.read(out, 4), nbformat.read(sys.argv[1], 4)
+later = {c.id: c for c in nbformat.read(sys.argv[3], 4).cells if c.cell_type == "code"} if len(sys.argv) > 3 else {}
+named = sys.argv[4].split(",") if len(sys.argv) > 4 else []
 done = {c.id: c for c in old.cells if c.cell_type == "code"}
+number = 0
 for c in new.cells:
     if c.cell_type == "code":
-        assert c.source == done[c.id].source or "define" in c.metadata.tags, c.id
-        c.outputs, c.execution_count = done[c.id].outputs, done[c.id].execution_count
+        number += 1
+        source = done.get(c.id)
+        if c.id in named or source is None or (c.source != source.source and "define" not in c.metadata.tags):
+            print("from the later pass:", c.id); source = later[c.id]; assert c.source == source.source, c.id
+        c.outputs = [o for o in source.outputs if "application/vnd.jupyter.widget-view+json" not in o.get("data", {})]  # progress bars
+        c.execution_count = number
         for o in c.outputs:
             if "image/png" in o.get("data", {}):
                 raw = base64.b64decode("".join(o["data"]["image/png"]))

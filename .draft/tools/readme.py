@@ -34,7 +34,7 @@ One annotated notebook. An agent sees CartPole-v1 only as 64 × 64 pixels, learn
 | coin, hand-written rule | {base['coin']:.1f}, {base['hand-written rule on the true state']:.1f} |
 | trained in an untrained M's dreams | {base['untrained M']:.1f} |
 
-All of it comes from one run of the `quick` profile with seed 123, from nothing, on {m['hardware']}. The notebook's outputs are of a second pass of the same code, which loaded the finished stages and printed the same numbers; `assets/quick_run/` has its checkpoint, film, dreams and `manifest.json`. One seed is one seed: part 9 of the notebook says what other runs gave.
+All of it comes from one run of the `quick` profile with seed 123, from nothing, on {m['hardware']}. `assets/quick_run/` has its checkpoint, film, dreams and `manifest.json`. One seed is one seed: part 9 of the notebook says what other runs gave.
 
 ## Two commands
 
@@ -71,7 +71,7 @@ A stage that the change touches is trained anew, and so is everything after it; 
 
 ## Time
 
-`quick` took {wall} minutes from nothing, every cell and figure included. On a processor that something else also uses, M's training changes to one thread while that is faster; `python tests/benchmark.py` prints what a busy neighbour costs on your machine. The first half of the notebook has run on one GPU (an H100); a T4 has not been tried. Seconds per stage of the run that ships:
+`quick` took {wall} minutes from nothing, every cell and figure included, on two cores that others share. On a processor that something else also uses, M's training changes to one thread while that is faster; `python tests/benchmark.py` prints what a busy neighbour costs on your machine. The first half of the notebook has run on one GPU (an H100); a T4 has not been tried. Seconds per stage of the run that ships:
 
 | stage | seconds |
 |---|---|
