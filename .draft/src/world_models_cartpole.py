@@ -460,7 +460,7 @@ PROFILES = {
     # Every cell, from nothing, in a few minutes: for tests. Its numbers mean nothing.
     "smoke": {
         "collect.episodes": 40, "v.steps": 30, "v.ramp_steps": 20, "v.batch": 64, "m.steps": 30, "practice.steps": 10, "practice.batch": 16, "m.copies": 2,
-        "m.batch": 16, "c.generations": 4, "c.population": 8, "c.rollouts": 6, "c.look_every": 16, "collect.workers": 4, "verifier.steps": 20, "verifier.batch": 32,
+        "m.batch": 16, "c.generations": 4, "c.population": 8, "c.rollouts": 6, "c.look_every": 16, "collect.workers": 2, "verifier.steps": 20, "verifier.batch": 32,
         "round.episodes": 2, "round.steps": 5, "evaluate.episodes": 4, "evaluate.baseline_episodes": 4, "evaluate.good_episodes": 2, "evaluate.fresh_episodes": 60, "evaluate.remedy_seeds": 1,
     },
 }  # fmt: skip
@@ -521,6 +521,7 @@ import tokenize
 import types
 
 
+@functools.cache  # a cell that is run again makes new functions, and so new entries
 def plain_source(thing: Callable) -> str | None:
     """A function's or class's source without comments, docstrings and blank lines; None where it cannot be read.
 
