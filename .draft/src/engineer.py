@@ -95,9 +95,9 @@ class Seal:
             raise ValueError(f"this token is more than {MAX_AGE:.0f} seconds old: begin anew, without a token")
         return record
 
-    def past(self, tokens: list[str]) -> Past:
-        """Tokens as one batch."""
-        records = np.stack([self.open(token) for token in tokens])
+    def past(self, records: list[np.void]) -> Past:
+        """Records as one batch."""
+        records = np.stack(records)
         return Past(*(torch.tensor(records[name], dtype=kind, device=DEVICE) for name, kind in zip(Past._fields, (torch.float32, torch.float32, torch.bool, torch.int64))))
 
 
@@ -132,10 +132,266 @@ class Driver:
         surprise = ((seen - expected.z).square() * (-m.says(expected).log_var).exp()).mean(1)  # (B,)
         ahead = dream(m, now, controller(self.weights), AHEAD)
         confidence = torch.stack([self.verifier(step.state) for step in ahead]).amin(0).sigmoid()  # (B,)
-        honest = (surprise <= self.limits[0]) & (confidence >= self.limits[1])
+        stuck = (frames[:, 1:] == frames[:, :1]).flatten(1).all(1)  # (B,) four times the same picture, to the last bit
+        honest = (surprise <= self.limits[0]) & (confidence >= self.limits[1]) & ~stuck
         believed = new | honest | ~guarded | (past.blind >= LONGEST_BLIND)  # (B,)
         state = State(*(torch.where(believed[:, None], a, b) for a, b in zip(now, expected)))
         push = act(self.weights[None], features(state)[None])[0]  # (B,)
         after = Past(torch.cat([z[:, 1:], state.z[:, None]], 1), torch.cat([past.a[:, 1:], push[:, None]], 1),
                      torch.cat([past.known[:, 1:], torch.ones_like(new)[:, None]], 1), torch.where(believed, 0, past.blind + 1))  # fmt: skip
         return push, after, {"surprise": surprise, "confidence": confidence, "believed": believed}
+
+
+# %% [markdown]
+# ### HTTP
+#
+# The service is a FastAPI app. `POST /act` takes four pictures (16,384 grey values, raw, in base64: decoding a PNG would cost more than it saves on a wire inside one house) and a token. Types, lengths and limits stand in two classes, and what breaks them is answered with a 4xx and a sentence. Requests that arrive while others are computed are answered **together**, as one batch: under load the matrix products grow and the number of calls shrinks. `GET /metrics` counts what happens, in the format of Prometheus, and `/docs` shows the whole interface.
+
+# %% tags=["define", "extra"]
+import asyncio
+from collections.abc import Awaitable
+from typing import Literal
+
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from pydantic import Base64Bytes
+
+PICTURES = STACK * FRAME_SIZE**2  # bytes of four pictures
+MOST = 64  # requests in one batch
+LARGEST = 64_000  # bytes of a request's body
+
+
+class Ask(BaseModel):
+    """What a robot sends."""
+
+    model_config = ConfigDict(extra="forbid")
+    frames: Base64Bytes = Field(min_length=PICTURES, max_length=PICTURES, description="four grey pictures of 64 × 64 bytes, oldest first: 16,384 bytes in base64")
+    token: str = Field("", max_length=8_000, description="from the last answer; empty at a robot's beginning")
+    in_doubt: Literal["dream", "refuse", "believe"] = Field("dream", description="what to do when the guard does not believe the pictures")
+
+
+class Answer(BaseModel):
+    """What it gets back."""
+
+    push: int | None = Field(description="0: left, 1: right; null: refused")
+    token: str = Field(description="to be sent with the next pictures")
+    believed: bool = Field(description="does the guard believe the pictures?")
+    surprise: float = Field(description="how far they are from what M expected; about 1 or less where all is well")
+    confidence: float = Field(description="the verifier's, in what follows from them")
+
+
+class Together:
+    """Answers what arrives at the same time as one batch: while one batch is computed, the next one gathers."""
+
+    def __init__(self, work: Callable[[list], list]) -> None:
+        """`work`: computes many at once."""
+        self.work, self.waiting, self.task = work, [], None
+
+    async def __call__(self, item: Any) -> Any:
+        """The result for one item."""
+        self.waiting.append((item, future := asyncio.get_running_loop().create_future()))
+        if self.task is None or self.task.done():
+            self.task = asyncio.create_task(self.run())
+        return await future
+
+    async def run(self) -> None:
+        """Work until nobody waits."""
+        while self.waiting:
+            batch, self.waiting = self.waiting[:MOST], self.waiting[MOST:]
+            try:
+                results = await asyncio.to_thread(self.work, [item for item, _ in batch])
+            except Exception as error:  # whoever waits must hear of it
+                results = [error] * len(batch)
+            for (_, future), result in zip(batch, results):
+                if not future.done():  # its robot may be gone
+                    future.set_exception(result) if isinstance(result, Exception) else future.set_result(result)
+
+
+class Short:
+    """Lets only requests through whose body says its length, and is not too long."""
+
+    def __init__(self, app: Callable) -> None:
+        """`app`: what comes next."""
+        self.app = app
+
+    async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
+        """One request."""
+        length = dict(scope.get("headers", ())).get(b"content-length", b"0" if scope.get("method", "GET") in ("GET", "HEAD", "OPTIONS") else b"")
+        if length.isdigit() and int(length) <= LARGEST:
+            return await self.app(scope, receive, send)
+        refusal = JSONResponse({"detail": f"a body of at most {LARGEST:,} bytes, and its length in the header, please"}, 413 if length else 411)
+        return await refusal(scope, receive, send)
+
+
+# %% tags=["define", "extra"]
+def make_app(driver: Driver, key: bytes) -> FastAPI:
+    """The service. `key`: signs the tokens; all replicas need the same."""
+    torch.set_num_threads(1)  # one core per replica
+    app, seal, registry = FastAPI(title="A world model at the wheel"), Seal(key, driver.world), CollectorRegistry()
+    count = Counter("pushes", "answers", ["verdict"], registry=registry)
+    size, seconds = Histogram("batch_size", "requests per batch", buckets=(1, 2, 4, 8, 16, 32, 64), registry=registry), Histogram("batch_seconds", "time to compute one", registry=registry)
+
+    def answer(asked: list[tuple[Ask, np.void]]) -> list[Answer]:
+        """A batch of answers."""
+        with seconds.time():
+            size.observe(len(asked))
+            frames = torch.frombuffer(bytearray(b"".join(ask.frames for ask, _ in asked)), dtype=torch.uint8).view(-1, STACK, FRAME_SIZE, FRAME_SIZE)
+            guarded = torch.tensor([ask.in_doubt != "believe" for ask, _ in asked])
+            push, after, thinks = driver(frames, seal.past([record for _, record in asked]), guarded)
+        found = zip(asked, push.tolist(), seal.close(after), *(thinks[name].tolist() for name in ("believed", "surprise", "confidence")))
+        return [Answer(push=None if ask.in_doubt == "refuse" and not yes else a, token=token, believed=yes, surprise=much, confidence=sure)
+                for (ask, _), a, token, yes, much, sure in found]  # fmt: skip
+
+    together = Together(answer)
+    app.add_middleware(Short)
+
+    @app.exception_handler(RequestValidationError)
+    async def explain(request: Request, error: RequestValidationError) -> JSONResponse:
+        """What is wrong, without repeating what was sent: that may be long, or no JSON at all."""
+        return JSONResponse({"detail": [{"at": [str(place)[:50] for place in one["loc"]], "problem": one["msg"]} for one in error.errors()]}, 422)
+
+    @app.post("/act", responses={code: {"description": text} for code, text in {401: "bad token", 411: "no length", 413: "too long"}.items()})
+    async def act_on(ask: Ask) -> Answer:
+        """One push for one robot."""
+        try:
+            record = seal.open(ask.token)
+        except ValueError as error:
+            count.labels("bad token").inc()
+            raise HTTPException(401, str(error)) from error
+        result = await together((ask, record))
+        count.labels("refused" if result.push is None else "believed" if result.believed else "doubted").inc()
+        return result
+
+    @app.get("/healthz")
+    async def healthy() -> dict[str, str]:
+        """Is the service there?"""
+        return {"status": "ok"}
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """What happened so far."""
+        return Response(generate_latest(registry), media_type="text/plain")
+
+    return app
+
+
+# %% [markdown]
+# ### Two ways to serve, one client
+#
+# `uvicorn` serves one app in one process. Two of them can share a socket, and the kernel gives each new connection to one of them. **Ray Serve** does more: it starts replicas by load, watches them, replaces those that die, and spreads single requests. The app is the same. On two A10 GPUs each replica would take one (`num_gpus=1` beside `num_cpus`), and nothing else would change.
+#
+# The client is a policy like all others, so `play` runs it: the real CartPole on one side, the service on the other, HTTP on the loopback device between them.
+
+# %% tags=["define", "extra"]
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import aiohttp
+import cloudpickle
+
+
+@contextlib.contextmanager
+def served(driver: Driver, key: bytes, replicas: int = 1) -> Iterator[tuple[str, list[subprocess.Popen]]]:
+    """uvicorn, one process per replica, all on one socket: its address and the processes, which end with the block."""
+
+    def serve(handle: int) -> None:
+        """What a replica does: serve until it is told to stop."""
+        import uvicorn
+
+        uvicorn.run(make_app(driver, key), fd=handle, log_level="error", access_log=False)
+
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener, tempfile.TemporaryDirectory() as folder:
+        work = Path(folder) / "work.pkl"
+        work.write_bytes(cloudpickle.dumps(serve))
+        call = "import cloudpickle, pathlib, sys; cloudpickle.loads(pathlib.Path(sys.argv[1]).read_bytes())(int(sys.argv[2]))"
+        handle, address = listener.fileno(), f"http://127.0.0.1:{listener.getsockname()[1]}"
+        processes = [subprocess.Popen([sys.executable, "-c", call, str(work), str(handle)], pass_fds=[handle]) for _ in range(replicas)]
+        try:
+            in_background(until_healthy(address))
+            yield address, processes
+        finally:
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                process.wait(20)
+
+
+@contextlib.contextmanager
+def served_by_ray(driver: Driver, key: bytes, replicas: tuple[int, int] = (1, 2)) -> Iterator[str]:
+    """Ray Serve with as many replicas as the load asks for, within limits: its address."""
+    import ray
+    from ray import serve
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    ray.init(num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False, logging_level="error")
+    try:
+        serve.start(http_options={"host": "127.0.0.1", "port": port})
+        scale = {"min_replicas": replicas[0], "max_replicas": replicas[1], "target_ongoing_requests": 16, "upscale_delay_s": 2}
+        deployment = serve.deployment(serve.ingress(lambda: make_app(driver, key))(), autoscaling_config=scale, max_ongoing_requests=200, ray_actor_options={"num_cpus": 1})
+        serve.run(deployment.bind(), name="driver")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+def in_background(work: Any) -> Any:
+    """The result of a coroutine, computed in another thread: a notebook's own thread already runs an event loop."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
+
+
+async def until_healthy(address: str, seconds: float = 60) -> None:
+    """Wait until a service answers. TimeoutError: it doesn't."""
+    async with asyncio.timeout(seconds), aiohttp.ClientSession() as session:
+        while True:
+            with contextlib.suppress(aiohttp.ClientError):
+                async with session.get(address + "/healthz") as answer:
+                    if answer.status == 200:
+                        return
+            await asyncio.sleep(0.1)
+
+
+def encoded(frames: np.ndarray) -> str:
+    """Four pictures (4, 64, 64) as a request carries them."""
+    return base64.b64encode(frames.tobytes()).decode()
+
+
+Lie = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (true stacks of all robots (W, 4, 64, 64), steps (W,)) -> what they show
+
+
+class Remote:
+    """A policy that lives behind an address. It sends four frames and a token, and gets a push and the next token."""
+
+    def __init__(self, address: str, in_doubt: str = "dream", lie: Lie = lambda stacks, steps: stacks) -> None:
+        """`lie`: what becomes of the pictures on their way."""
+        self.address, self.in_doubt, self.lie, self.stack, self.answers = address, in_doubt, lie, None, []
+
+    async def ask(self, stacks: np.ndarray) -> list[dict]:
+        """All robots ask at once."""
+        async with aiohttp.ClientSession(raise_for_status=True) as session:
+
+            async def one(stack: np.ndarray, token: str) -> dict:
+                """One robot's request."""
+                body = {"frames": encoded(stack), "token": token, "in_doubt": self.in_doubt}
+                async with session.post(self.address + "/act", json=body) as answer:
+                    return await answer.json()
+
+            return await asyncio.gather(*map(one, stacks, self.tokens))
+
+    def __call__(self, fresh: np.ndarray, frames: np.ndarray, states: np.ndarray, seeds: list) -> np.ndarray:
+        """One push per environment, (W,); where the service refuses, a push to the left. The true states are not used."""
+        if self.stack is None:
+            self.stack, self.steps, self.tokens = np.repeat(frames[:, None], STACK, 1), np.zeros(len(frames), int), [""] * len(frames)
+        self.stack = np.where(fresh[:, None, None, None], frames[:, None], np.concatenate([self.stack[:, 1:], frames[:, None]], 1))  # (W, 4, 64, 64)
+        self.steps = np.where(fresh, 0, self.steps + 1)
+        self.tokens = ["" if new else token for new, token in zip(fresh, self.tokens)]
+        answers = in_background(self.ask(self.lie(self.stack, self.steps)))
+        self.tokens = [answer["token"] for answer in answers]
+        self.answers += [(seed, int(step), answer["believed"], answer["surprise"], answer["confidence"]) for seed, step, answer in zip(seeds, self.steps, answers)]
+        return np.array([answer["push"] or 0 for answer in answers])
