@@ -147,26 +147,6 @@ def test_resumed_m_equals_uninterrupted_m_and_seeds_matter(nb, run_folder, smoke
     assert same(whole, train("cut"))
 
 
-def test_half_of_a_practice_batch_are_mirror_images(nb, run_folder, smoke, world, monkeypatch):
-    seen, losses = [], nb.m_losses
-    codes = world.codes._replace(mu=world.codes.mu[:1].repeat(2, 1, 1))
-    monkeypatch.setattr(nb, "m_losses", lambda m, z, a, *rest: (seen.append((z, a)), losses(m, z, a, *rest))[1])
-    for practice in (None, smoke.practice.but(steps=3, batch=8)):
-        nb.train_m(nb.Progress(run_folder / "m"), world.memory, codes, m=smoke.m.but(steps=3, hidden=16, batch=8), practice=practice, seed=1)
-    pairs = [nb.torch.equal(z[:4], z[4:]) and nb.torch.equal(a[:4], 1 - a[4:]) for z, a in seen]
-    assert pairs == [False] * 3 + [True] * 3 and all(len(z) == 8 for z, _ in seen)
-
-
-def test_a_mirror_image_is_the_same_episode_in_a_copy_that_is_mirrored_the_other_way(nb):
-    mirror = nb.torch.tensor([[False, False, True], [True, False, False], [True, False, True], [False, False, False]])  # (K, E)
-    generator = nb.torch.Generator().manual_seed(0)
-    copy, episode = nb.torch.randint(4, (500,), generator=generator), nb.torch.randint(3, (500,), generator=generator)
-    other = nb.mirror_images(nb.Codes(*[None] * 4, mirror), copy, episode, generator)
-    lonely = episode == 1  # this one is mirrored nowhere
-    assert (mirror[other, episode] != mirror[copy, episode])[~lonely].all() and (other == copy)[lonely].all()
-    assert set(other[(episode == 0) & (copy == 0)].tolist()) == {1, 2}  # any of the candidates, not always the first
-
-
 def test_resumed_c_equals_uninterrupted_c_and_looks_are_only_logged(nb, run_folder, world, smoke, monkeypatch):
     monkeypatch.setattr(nb, "PAIRS", 200)
     c = smoke.c.but(generations=6, population=8, look_every=16, axes=3, growing=1, horizon=3)

@@ -67,10 +67,10 @@ class Past(NamedTuple):
 class Seal:
     """Pasts as opaque tokens: bytes, signed, in base64. Whoever has the key can make them and read them."""
 
-    def __init__(self, key: bytes, world: World) -> None:
-        """`key`: the servers' secret. `world`: tokens are good for its V and M only."""
-        c, z = world.context, world.codes.mu.shape[-1]
-        self.key, self.model = key, hashlib.sha256(repr([code.sum().item() for code in world.v.state_dict().values()]).encode()).digest()[:8]
+    def __init__(self, key: bytes, context: int, weights: Tensor, latents: int) -> None:
+        """`key`: the servers' secret. `context`: codes in a past. `weights`: C; tokens are good for its V and M only. `latents`: size of z."""
+        c, z = context, latents
+        self.key, self.model = key, hashlib.sha256(weights.cpu().numpy().tobytes()).digest()[:8]
         self.form = np.dtype([("time", "<f8"), ("model", "V8"), ("z", "<f2", (c, z)), ("a", "u1", c), ("known", "?", c), ("blind", "u1")])
 
     def close(self, past: Past) -> list[str]:
@@ -98,7 +98,7 @@ class Seal:
     def past(self, records: list[np.void]) -> Past:
         """Records as one batch."""
         records = np.stack(records)
-        return Past(*(torch.tensor(records[name], dtype=kind, device=DEVICE) for name, kind in zip(Past._fields, (torch.float32, torch.float32, torch.bool, torch.int64))))
+        return Past(*(torch.tensor(records[name].copy(), dtype=kind, device=DEVICE) for name, kind in zip(Past._fields, (torch.float32, torch.float32, torch.bool, torch.int64))))
 
 
 # %% [markdown]
@@ -156,9 +156,10 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from pydantic import Base64Bytes
+from pydantic import Base64Bytes, field_validator
 
 PICTURES = STACK * FRAME_SIZE**2  # bytes of four pictures
+LETTERS = (PICTURES + 2) // 3 * 4  # the same in base64
 MOST = 64  # requests in one batch
 LARGEST = 64_000  # bytes of a request's body
 
@@ -167,9 +168,17 @@ class Ask(BaseModel):
     """What a robot sends."""
 
     model_config = ConfigDict(extra="forbid")
-    frames: Base64Bytes = Field(min_length=PICTURES, max_length=PICTURES, description="four grey pictures of 64 × 64 bytes, oldest first: 16,384 bytes in base64")
+    frames: Base64Bytes = Field(min_length=LETTERS, max_length=LETTERS, description="four grey pictures of 64 × 64 bytes, oldest first: 16,384 bytes in base64")
     token: str = Field("", max_length=8_000, description="from the last answer; empty at a robot's beginning")
     in_doubt: Literal["dream", "refuse", "believe"] = Field("dream", description="what to do when the guard does not believe the pictures")
+
+    @field_validator("frames")
+    @classmethod
+    def four_pictures(cls, frames: bytes) -> bytes:
+        """Letters that are no base64 are skipped in decoding: then bytes are missing."""
+        if len(frames) != PICTURES:
+            raise ValueError(f"these are {len(frames):,} bytes, not {PICTURES:,}")
+        return frames
 
 
 class Answer(BaseModel):
@@ -229,7 +238,7 @@ class Short:
 def make_app(driver: Driver, key: bytes) -> FastAPI:
     """The service. `key`: signs the tokens; all replicas need the same."""
     torch.set_num_threads(1)  # one core per replica
-    app, seal, registry = FastAPI(title="A world model at the wheel"), Seal(key, driver.world), CollectorRegistry()
+    app, seal, registry = FastAPI(title="A world model at the wheel"), Seal(key, driver.world.context, driver.weights, driver.world.codes.mu.shape[-1]), CollectorRegistry()
     count = Counter("pushes", "answers", ["verdict"], registry=registry)
     size, seconds = Histogram("batch_size", "requests per batch", buckets=(1, 2, 4, 8, 16, 32, 64), registry=registry), Histogram("batch_seconds", "time to compute one", registry=registry)
 

@@ -229,7 +229,7 @@ def hand_written_policy(fresh: np.ndarray, frames: np.ndarray, states: np.ndarra
     return (theta + 0.5 * theta_dot > 0).astype(np.int64)
 
 
-PURPOSES = ("random", "hand written", "check", "fresh", "test", "round", "remedies", "baselines")
+PURPOSES = ("random", "hand written", "check", "fresh", "test", "round", "remedies", "baselines", "roads")
 
 
 def seeds_for(purpose: str, seed: int, count: int) -> list[int]:
@@ -388,7 +388,7 @@ class MSettings(TrainSettings):
 class PracticeSettings(TrainSettings):
     """M's second training, in which it lives on its own predictions."""
 
-    batch: int = Field(128, ge=2, le=65_536, description="sequences per step, half of them the mirror images of the others")
+    batch: int = Field(128, ge=2, le=65_536, description="sequences per step")
     steps: int = Field(16_000, ge=0, le=10_000_000, description="gradient steps; 0: no practice")
     alone: int = Field(16, ge=1, le=500, description="steps per sequence that M lives on its own predictions")
 
@@ -454,7 +454,7 @@ PROFILES = {
     "full": {},
     # The same experiment for two CPU cores: less data, fewer steps.
     "quick": {
-        "collect.episodes": 2_000, "v.steps": 2_000, "v.ramp_steps": 1_500, "m.copies": 4, "m.steps": 2_000, "m.learning_rate": 2e-3, "practice.steps": 2_000,
+        "collect.episodes": 2_000, "v.steps": 1_500, "v.ramp_steps": 1_000, "m.copies": 4, "m.hidden": 192, "m.steps": 2_000, "m.learning_rate": 2e-3, "practice.steps": 2_000,
         "practice.learning_rate": 2e-3, "verifier.steps": 1_000, "c.generations": 100, "round.episodes": 8, "round.steps": 200, "evaluate.baseline_episodes": 10, "evaluate.good_episodes": 8, "evaluate.remedy_seeds": 0,
     },
     # Every cell, from nothing, in a few minutes: for tests. Its numbers mean nothing.
@@ -774,6 +774,8 @@ SEED = ""  # @param {type:"string"}
 USE_PRETRAINED = os.environ.get("WM_USE_PRETRAINED", "0") == "1"  # @param {type:"boolean"}
 USE_GOOGLE_DRIVE = False  # @param {type:"boolean"}
 
+if USE_PRETRAINED and PROFILE == "auto":
+    PROFILE = "quick"  # the checkpoint's own
 form = {"m.hidden": HIDDEN_SIZE_OF_M, "c.horizon": DREAM_HORIZON, "c.temperature": DREAM_TEMPERATURE, "collect.episodes": RANDOM_EPISODES, "seed": SEED}
 wishes = [f"{name}={value}" for name, value in form.items() if str(value).strip()] + [os.environ.get("WM_OVERRIDES", "")]
 settings, DEVICE = make_settings(PROFILE, ",".join(wishes)), torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -1590,13 +1592,6 @@ def m_losses(m: M, z: Tensor, a: Tensor, reward: Tensor, done: Tensor, real: Ten
     return {"total": means["latent"] + means["doubt"] + means["reward"] + DONE_WEIGHT * means["done"], **means}
 
 
-def mirror_images(codes: Codes, copy: Tensor, episode: Tensor, generator: torch.Generator) -> Tensor:
-    """For B pairs of a copy and an episode, a random copy in which this episode is mirrored the other way, (B,); the same copy if there is none."""
-    others = codes.mirror[:, episode] != codes.mirror[copy, episode]  # (K, B)
-    order = torch.rand(others.shape, generator=generator).to(others.device)  # (K, B)
-    return torch.where(others.any(0), (others * order).argmax(0), copy)
-
-
 # %% tags=["define"]
 MAX_GRADIENT = 200.0  # longer gradients of M are shortened: they come from a few bad windows
 
@@ -1614,7 +1609,7 @@ def train_m(
     """Train M, from the weights `begin` if given, on random windows of the encoded episodes.
 
     Without practice: teacher forcing, on windows of m.window steps. With practice M reads between half of m.context and all of it, and lives on its own
-    predictions for the rest of m.context + practice.alone steps; half of a batch are the mirror images of the other half, so that M is not pulled to one side."""
+    predictions for the rest of m.context + practice.alone steps."""
     torch.manual_seed(seed)
     model, how = M(codes.mu.shape[-1], m.hidden).to(memory.device), practice or m
     if begin is not None:
@@ -1625,15 +1620,12 @@ def train_m(
 
     def batch_loss(generator: torch.Generator, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of one random batch, and what to log."""
-        count, read = how.batch // 2 if practice else how.batch, length
-        start = memory.draw(starts, count, generator)[:, None]  # (B, 1)
-        copy = torch.randint(len(codes.mu), (count, 1), generator=generator).to(memory.device)  # (B, 1)
+        read, start = length, memory.draw(starts, how.batch, generator)[:, None]  # (B, 1)
+        copy = torch.randint(len(codes.mu), (how.batch, 1), generator=generator).to(memory.device)  # (B, 1)
         if practice:
             read = int(torch.randint(m.context // 2, m.context + 1, (1,), generator=generator))
             # Most episodes end soon. Windows move back until they fit, or there would be little to practise on.
             start = torch.maximum(memory.first[start], torch.minimum(start, memory.last[start] - length))
-            other = mirror_images(codes, copy[:, 0], memory.episode[start[:, 0]], generator)[:, None]
-            start, copy = torch.cat([start, start]), torch.cat([copy, other])  # (B, 1)
         rows = torch.minimum(start + offsets, memory.last[start])  # (B, T + 1)
         real = (start + offsets[:-1] < memory.last[start]).float()  # (B, T)
         a, reward, done = codes.actions[copy, rows[:, :-1]], memory.rewards[rows[:, :-1]], memory.done[rows[:, 1:]].float()  # (B, T)
@@ -1816,8 +1808,6 @@ show_open_loop(before_practice, "Dreaming with the eyes closed, on a good contro
 # Teacher forcing always put M back on the road, so it has never met its own mistakes. And a pole is unforgiving: left alone, a small lean grows by a factor of 2.7 every quarter of a second.
 #
 # The cure is **practice**. In further training steps M reads only the first few codes of a window, between 8 and 16, and then lives on its own predictions, with the real actions. The loss is the same, and its gradient flows back through all the imagined steps. This also teaches M to *look* better: an angular velocity that is read a little wrong costs nothing after one step, and much after sixteen.
-#
-# A batch of random windows pulls M a little to the left or to the right, and these pulls never quite cancel: M's imagined poles would *lean*. The remedy is an old trick from statistics, antithetic pairs (Hammersley and Morton, 1956): each window comes with its **mirror image**, from a copy in which the same episode is mirrored the other way. Whatever pulls to the left in one half of the batch pulls to the right in the other.
 
 # %% tags=["run"]
 practice_stage = keep(
@@ -2980,7 +2970,6 @@ print(f"{(time.time() - began) / 60:.0f} minutes since the first cell")
 # - D. P. Kingma, M. Welling. *Auto-Encoding Variational Bayes.* arXiv:1312.6114.
 # - O. Rybkin, K. Daniilidis, S. Levine. *Simple and Effective VAE Training with Calibrated Decoders.* ICML 2021.
 # - G. E. Hinton, A. Krizhevsky, S. D. Wang. *Transforming Auto-encoders.* ICANN 2011.
-# - J. M. Hammersley, K. W. Morton. *A New Monte Carlo Technique: Antithetic Variates.* Proceedings of the Cambridge Philosophical Society, 1956.
 # - M. Seitzer, A. Tavakoli, D. Antic, G. Martius. *On the Pitfalls of Heteroscedastic Uncertainty Estimation with Probabilistic Neural Networks.* ICLR 2022.
 # - S. Hochreiter, J. Schmidhuber. *Long Short-Term Memory.* Neural Computation, 1997.
 # - H. Hotelling. *Relations Between Two Sets of Variates.* Biometrika, 1936.
