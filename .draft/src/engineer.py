@@ -404,3 +404,73 @@ class Remote:
         self.tokens = [answer["token"] for answer in answers]
         self.answers += [(seed, int(step), answer["believed"], answer["surprise"], answer["confidence"]) for seed, step, answer in zip(seeds, self.steps, answers)]
         return np.array([answer["push"] or 0 for answer in answers])
+
+
+# %% [markdown]
+# ### Cameras that lie
+#
+# In 30 of each 100 steps the camera lies, in one of four ways: noise of 10 grey levels; a frozen picture; the pictures of another robot; the four pictures in the wrong order. 20 robots drive with the guard, and 20 without. How often is a lie caught within its first ten steps, and how often does the guard cry wolf in the ten honest steps before? (The limits are set on other episodes, so that each of the two questions doubts 2 % of honest stretches of ten steps.) **Predict** which of the four lies does no harm.
+
+# %% tags=["define", "extra"]
+LIE_FROM, LIE_FOR, LIE_EVERY = 60, 30, 100  # steps: the camera lies in 30 of each 100 steps
+
+
+class Lies:
+    """Cameras that lie now and then: what W robots show instead of their true stacks (W, 4, 64, 64)."""
+
+    def __init__(self, kind: str) -> None:
+        """`kind`: "none", "noise", "frozen", "another robot's", or "backwards"."""
+        self.kind, self.luck, self.last = kind, np.random.default_rng(0), None
+
+    def __call__(self, stacks: np.ndarray, steps: np.ndarray) -> np.ndarray:
+        """`steps` (W,): how old the robots are."""
+        lying = (steps % LIE_EVERY >= LIE_FROM) & (steps % LIE_EVERY < LIE_FROM + LIE_FOR) & (self.kind != "none")  # (W,)
+        self.last = stacks[:, -1:] if self.last is None else np.where(lying[:, None, None, None], self.last, stacks[:, -1:])  # (W, 1, 64, 64) the last honest picture
+        shown = {
+            "none": stacks,
+            "noise": np.clip(stacks + self.luck.normal(0, 10, stacks.shape), 0, 255).astype(np.uint8),
+            "frozen": np.repeat(self.last, STACK, 1),
+            "another robot's": np.roll(stacks, 1, 0),
+            "backwards": stacks[:, ::-1],
+        }[self.kind]
+        return np.where(lying[:, None, None, None], shown, stacks)
+
+
+def alarms(answers: list[tuple], first: int, last: int) -> dict[int, bool]:
+    """For each episode (its seed): was a picture doubted between two of its steps?"""
+    found: dict[int, bool] = {}
+    for seed, step, believed, *_ in answers:
+        if first <= step < last:
+            found[seed] = found.get(seed, False) or not believed
+    return found
+
+
+def guard_limits(driver: Driver, seed: int, episodes: int, workers: int) -> tuple[float, float]:
+    """The surprise and the confidence that 98 % of honest stretches of ten steps do not pass."""
+    ...
+
+
+async def load(address: str, clients: int, seconds: float, stacks: list[str]) -> dict[str, float]:
+    """So many clients, each of which asks again as soon as it is answered: milliseconds to an answer, answers per second, and requests that failed.
+
+    A request that fails is sent again, with the same token, until it is answered."""
+    took, failed, end = [], 0, time.perf_counter() + seconds
+
+    async def client(number: int) -> None:
+        """One robot, with a recorded film."""
+        nonlocal failed
+        token, step = "", number
+        while time.perf_counter() < end:
+            begin = time.perf_counter()
+            try:
+                async with session.post(address + "/act", json={"frames": stacks[step % len(stacks)], "token": token}) as answer:
+                    token = (await answer.json())["token"]
+                took.append(1000 * (time.perf_counter() - begin))
+                step += 1
+            except aiohttp.ClientError:
+                failed += 1
+
+    async with aiohttp.ClientSession(raise_for_status=True, connector=aiohttp.TCPConnector(limit=0)) as session:
+        await asyncio.gather(*map(client, range(clients)))
+    p50, p95, p99 = np.percentile(took, (50, 95, 99))
+    return {"clients": clients, "per second": len(took) / seconds, "p50": p50, "p95": p95, "p99": p99, "failed": failed}
