@@ -450,7 +450,7 @@ def guard_limits(driver: Driver, seed: int, episodes: int, workers: int) -> tupl
     ...
 
 
-async def load(address: str, clients: int, seconds: float, stacks: list[str]) -> dict[str, float]:
+async def under_load(address: str, clients: int, seconds: float, stacks: list[str]) -> dict[str, float]:
     """So many clients, each of which asks again as soon as it is answered: milliseconds to an answer, answers per second, and requests that failed.
 
     A request that fails is sent again, with the same token, until it is answered."""
