@@ -454,7 +454,7 @@ PROFILES = {
     "full": {},
     # The same experiment for two CPU cores: less data, fewer steps.
     "quick": {
-        "collect.episodes": 2_000, "v.steps": 2_000, "v.ramp_steps": 1_500, "m.copies": 4, "m.hidden": 192, "m.steps": 2_000, "m.learning_rate": 2e-3, "practice.steps": 2_000,
+        "collect.episodes": 2_000, "v.steps": 2_000, "v.ramp_steps": 1_500, "m.copies": 4, "m.hidden": 192, "m.steps": 1_500, "m.learning_rate": 2e-3, "practice.steps": 2_500,
         "practice.learning_rate": 2e-3, "verifier.steps": 1_000, "c.generations": 100, "round.episodes": 8, "round.steps": 200, "evaluate.baseline_episodes": 10, "evaluate.good_episodes": 8, "evaluate.remedy_seeds": 0,
     },
     # Every cell, from nothing, in a few minutes: for tests. Its numbers mean nothing.
