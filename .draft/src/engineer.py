@@ -27,14 +27,14 @@ import io
 
 
 def quantised(module: nn.Module) -> nn.Module:
-    """A copy on the CPU whose linear layers compute in INT8; in float, and with a sentence, where PyTorch can't any more."""
-    module, quantise = copy.deepcopy(module).cpu(), getattr(torch.ao.quantization, "quantize_dynamic", None)
-    if quantise is None:
-        print("this PyTorch has no quantize_dynamic any more: served in float")
+    """A copy whose linear layers compute in INT8; the module itself, and a sentence, on a GPU, or where PyTorch can't any more."""
+    quantise = getattr(torch.ao.quantization, "quantize_dynamic", None)
+    if quantise is None or DEVICE.type != "cpu":
+        print("dynamic INT8 is for CPUs, and for PyTorch as long as it has quantize_dynamic: served in float here")
         return module
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it is announced to go
-        return quantise(module, {nn.Linear}, dtype=torch.qint8)
+        return quantise(copy.deepcopy(module), {nn.Linear}, dtype=torch.qint8)
 
 
 def megabytes(*modules: nn.Module) -> float:
@@ -51,6 +51,8 @@ def megabytes(*modules: nn.Module) -> float:
 # %% tags=["define", "extra"]
 import base64
 import hmac
+import secrets
+import threading
 
 MAX_AGE = 60.0  # seconds for which a token is good
 
@@ -67,10 +69,10 @@ class Past(NamedTuple):
 class Seal:
     """Pasts as opaque tokens: bytes, signed, in base64. Whoever has the key can make them and read them."""
 
-    def __init__(self, key: bytes, context: int, weights: Tensor, latents: int) -> None:
-        """`key`: the servers' secret. `context`: codes in a past. `weights`: C; tokens are good for its V and M only. `latents`: size of z."""
-        c, z = context, latents
-        self.key, self.model = key, hashlib.sha256(weights.cpu().numpy().tobytes()).digest()[:8]
+    def __init__(self, key: bytes, driver: "Driver") -> None:
+        """`key`: the servers' secret. `driver`: tokens are good for its V, M and C only."""
+        c, z = driver.world.context, driver.latents
+        self.key, self.model = key, hashlib.sha256(driver.weights.cpu().numpy().tobytes()).digest()[:8]
         self.form = np.dtype([("time", "<f8"), ("model", "V8"), ("z", "<f2", (c, z)), ("a", "u1", c), ("known", "?", c), ("blind", "u1")])
 
     def close(self, past: Past) -> list[str]:
@@ -116,7 +118,7 @@ class Driver:
 
     def __init__(self, world: World, weights: Tensor, verifier: Verifier, limits: tuple[float, float]) -> None:
         """`limits`: the largest surprise and the smallest confidence with which a picture is believed."""
-        self.world, self.weights, self.verifier, self.limits = world, weights, verifier, limits
+        self.world, self.weights, self.verifier, self.limits, self.latents = world._replace(memory=None, codes=None), weights, verifier, limits, world.codes.mu.shape[-1]
 
     @torch.no_grad()
     def __call__(self, frames: Tensor, past: Past, guarded: Tensor) -> tuple[Tensor, Past, dict[str, Tensor]]:
@@ -237,7 +239,7 @@ class Short:
 def make_app(driver: Driver, key: bytes) -> FastAPI:
     """The service. `key`: signs the tokens; all replicas need the same."""
     torch.set_num_threads(1)  # one core per replica
-    app, seal, registry = FastAPI(title="A world model at the wheel"), Seal(key, driver.world.context, driver.weights, driver.world.codes.mu.shape[-1]), CollectorRegistry()
+    app, seal, registry = FastAPI(title="A world model at the wheel"), Seal(key, driver), CollectorRegistry()
     count = Counter("pushes", "answers", ["verdict"], registry=registry)
     size, seconds = Histogram("batch_size", "requests per batch", buckets=(1, 2, 4, 8, 16, 32, 64), registry=registry), Histogram("batch_seconds", "time to compute one", registry=registry)
 
@@ -303,8 +305,8 @@ import cloudpickle
 
 
 @contextlib.contextmanager
-def served(driver: Driver, key: bytes, replicas: int = 1) -> Iterator[tuple[str, list[subprocess.Popen]]]:
-    """uvicorn, one process per replica, all on one socket: its address and the processes, which end with the block."""
+def served(driver: Driver, key: bytes, replicas: int = 1) -> Iterator[tuple[str, Callable[[], list]]]:
+    """uvicorn, one process per replica, all on one socket: its address, and a function that lists the processes. They end with the block."""
 
     def serve(handle: int) -> None:
         """What a replica does: serve until it is told to stop."""
@@ -320,7 +322,7 @@ def served(driver: Driver, key: bytes, replicas: int = 1) -> Iterator[tuple[str,
         processes = [subprocess.Popen([sys.executable, "-c", call, str(work), str(handle)], pass_fds=[handle]) for _ in range(replicas)]
         try:
             in_background(until_healthy(address))
-            yield address, processes
+            yield address, lambda: processes
         finally:
             for process in processes:
                 process.terminate()
@@ -329,8 +331,9 @@ def served(driver: Driver, key: bytes, replicas: int = 1) -> Iterator[tuple[str,
 
 
 @contextlib.contextmanager
-def served_by_ray(driver: Driver, key: bytes, replicas: tuple[int, int] = (1, 2)) -> Iterator[str]:
-    """Ray Serve with as many replicas as the load asks for, within limits: its address."""
+def served_by_ray(driver: Driver, key: bytes, replicas: int = 2) -> Iterator[tuple[str, Callable[[], list]]]:
+    """Ray Serve with as many replicas as the load asks for, from one to `replicas`: its address, and a function that lists their processes."""
+    import psutil
     import ray
     from ray import serve
 
@@ -339,10 +342,10 @@ def served_by_ray(driver: Driver, key: bytes, replicas: tuple[int, int] = (1, 2)
     ray.init(num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False, logging_level="error")
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": port})
-        scale = {"min_replicas": replicas[0], "max_replicas": replicas[1], "target_ongoing_requests": 16, "upscale_delay_s": 2}
+        scale = {"min_replicas": 1, "max_replicas": replicas, "target_ongoing_requests": 16, "upscale_delay_s": 2}
         deployment = serve.deployment(serve.ingress(lambda: make_app(driver, key))(), autoscaling_config=scale, max_ongoing_requests=200, ray_actor_options={"num_cpus": 1})
         serve.run(deployment.bind(), name="driver")
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://127.0.0.1:{port}", lambda: [process for process in psutil.process_iter(["name"]) if process.info["name"].startswith("ray::ServeReplica")]
     finally:
         serve.shutdown()
         ray.shutdown()
@@ -497,3 +500,54 @@ async def under_load(address: str, clients: int, seconds: float, stacks: list[st
         await asyncio.gather(*map(client, range(clients)))
     p50, p95, p99 = np.percentile(took, (50, 95, 99))
     return {"clients": clients, "per second": len(took) / seconds, "p50": p50, "p95": p95, "p99": p99, "failed": failed}
+
+
+# %% tags=["define", "extra"]
+def milliseconds(work: Callable[[], Any], times: int = 30) -> float:
+    """The median time of some calls on one thread, after one to warm up."""
+    taken = []
+    with threads(1):
+        for _ in range(times + 1):
+            begin = time.perf_counter()
+            work()
+            taken.append(1000 * (time.perf_counter() - begin))
+    return float(np.median(taken[1:]))
+
+
+def try_int8(progress: Progress, drivers: dict[str, Driver], good_episodes: list[Episode], probe: Probe) -> dict:
+    """Float and INT8 side by side: size, time, and how true their dreams are."""
+    lines = []
+    for name, driver in drivers.items():
+        looks, stacks = driver.world.looking_at(good_episodes), Memory(good_episodes, 0, DEVICE)
+        frames = (255 * stacks.stack(stacks.rows[100:132])).to(torch.uint8)  # (32, 4, 64, 64)
+        past = Seal(b"", driver).past([Seal(b"", driver).open("")] * 32)
+        ask = {count: functools.partial(driver, frames[:count], Past(*(part[:count] for part in past)), torch.ones(count, dtype=torch.bool, device=DEVICE)) for count in (1, 32)}
+        error = open_loop_errors(looks, probe)[29]
+        lines.append({"weights": name, "megabytes": megabytes(driver.world.v, driver.world.m), "ms, one robot": milliseconds(ask[1]), "ms, 32 robots": milliseconds(ask[32]),
+                      "theta at 30 (degrees)": math.degrees(error[2]), "x at 30 (mm)": 1000 * float(error[0]), "KL at 30 (nats)": float(open_loop_kl(looks, 30)[29])})  # fmt: skip
+    return {"lines": lines}
+
+
+def try_service(progress: Progress, driver: Driver, *, seed: int, episodes: int, workers: int, seconds: float) -> dict:
+    """The service as its users meet it: the return over HTTP, cameras that lie, load, and a replica that dies. Tables by name."""
+    key, clients = secrets.token_bytes(32), (1, 8, 32, 128)
+    with served(driver, key) as (address, _):
+        driver.limits = guard_limits(driver, address, seed, episodes, workers)
+    with served(driver, key) as (address, _):
+        honest = Remote(address)
+        played = play(honest, seeds_for("roads", seed + 1, episodes), workers)
+        tables = {"guard": try_guard(address, seed + 2, episodes, workers)}
+    returns = [float(len(episode.actions)) for episode in played]
+    stacks = [encoded(np.stack([episode.frames[max(0, k)] for k in range(row - STACK + 1, row + 1)])) for episode in played[:1] for row in range(len(episode.actions))]
+    lines = []
+    for server, replicas in (("uvicorn", 1), ("uvicorn", 2), ("Ray Serve", 1), ("Ray Serve", 2)):
+        way = served(driver, key, replicas) if server == "uvicorn" else served_by_ray(driver, key, replicas)
+        with way as (address, processes):
+            in_background(under_load(address, 8, 2.0, stacks))  # to warm up
+            for count in clients:
+                lines.append({"server": server, "replicas": replicas, "clients": count, "killed": 0} | in_background(under_load(address, count, seconds, stacks)))
+            if replicas == 2:
+                killer = threading.Timer(seconds / 2, processes()[0].kill)
+                killer.start()
+                lines.append({"server": server, "replicas": replicas, "clients": 32, "killed": 1} | in_background(under_load(address, 32, seconds, stacks)))
+    return {"limits": list(driver.limits), "returns": returns, **tables, "load": lines}
