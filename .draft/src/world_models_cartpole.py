@@ -708,7 +708,7 @@ def keep(function: Callable[..., dict], *inputs: Any, after: tuple[Stage, ...] =
 
 
 # %% [markdown]
-# **The shortcut.** Tick `USE_PRETRAINED`, and V, M and C come from our own run: you see every figure, every dream and the real test within minutes. The checkpoint holds numbers only; a checksum says whether it arrived whole. Knobs of training, such as the horizon, then change only what is still measured.
+# **The shortcut.** Tick `USE_PRETRAINED`, and V, M and C come from our own run: you see every figure, every dream and the real test within minutes. (The profile `auto` then means `quick`, the checkpoint's own.) The checkpoint holds numbers only; a checksum says whether it arrived whole. Knobs of training, such as the horizon, then change only what is still measured.
 #
 # The form has the knobs that are worth playing with. An empty field means the profile's own value. After a change, run that cell and all that follows.
 
