@@ -2243,8 +2243,8 @@ def learn(
         if new:
             points = torch.tensor(np.stack([candidate.value for candidate in candidates]), dtype=torch.float32, device=starts.z.device)  # (P, K + 1)
             luck = torch.Generator().manual_seed(1_000_003 * seed + generation)
-            imagined = pace.step(functools.partial(dreamed, to_weights(axes, points), c.rollouts, luck))  # (P, R)
-            kept["returns"].append(imagined.mean(1).cpu())  # (P,)
+            survived = pace.step(functools.partial(dreamed, to_weights(axes, points), c.rollouts, luck))  # (P, R)
+            kept["returns"].append(survived.mean(1).cpu())  # (P,)
         for candidate, imagined in zip(candidates, kept["returns"][generation].tolist()):
             optimizer.tell(candidate, -imagined)
         if optimizer.es.countiter != generation + 1:
