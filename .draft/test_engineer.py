@@ -39,9 +39,11 @@ def ask(client, nb, frames=FRAMES[0], **more):
 def test_int8_is_close_to_float_and_a_quarter_of_its_linear_layers(nb, driver):
     small = nb.quantised(driver.world.m)
     assert nb.megabytes(small) < 0.5 * nb.megabytes(driver.world.m)
-    state = driver.world.m.begin(nb.torch.randn(64, driver.latents))
-    a, b = (m.step(state, nb.torch.ones(64)).h for m in (driver.world.m, small))
-    assert 0 < float((a - b).abs().max()) < 0.02
+    layer, x = driver.world.m.gates, nb.torch.randn(64, driver.world.m.gates.in_features)
+    step_w, step_x = 2 * layer.weight.abs().max() / 254, (x.max() - x.min()) / 127  # of the integers; PyTorch gives what flows in 7 bits here
+    most = 0.5 * (step_w * x.abs().sum(1, keepdim=True) + step_x * layer.weight.abs().sum(1)) + 0.25 * step_w * step_x * layer.in_features  # (64, 4H)
+    apart = (layer(x) - small.gates(x)).abs()
+    assert (apart <= most + 1e-5).all() and apart.max() > 1e-4
 
 
 def test_a_token_comes_back_as_it_went(nb, driver):
