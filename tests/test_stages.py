@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from conftest import load_notebook
+from conftest import ROOT, load_notebook, source_of, tagged
 
 
 class Interrupted(Exception):
@@ -260,10 +260,21 @@ def test_unusable_pretrained_checkpoint_is_a_sentence(nb, smoke, tmp_path, monke
     assert words in said and "trains its own" in said
 
 
+@pytest.mark.parametrize("profile", ["auto", "quick", "smoke"])
+def test_the_shipped_checkpoint_fits_the_profiles_with_a_gpu_too(tmp_path, monkeypatch, profile):
+    nb = load_notebook("with_a_gpu")
+    monkeypatch.setattr(nb.torch.cuda, "is_available", lambda: True)
+    monkeypatch.chdir(ROOT)
+    for name, value in {"WM_PROFILE": profile, "WM_USE_PRETRAINED": "1", "WM_RUN_FOLDER": str(tmp_path), "WM_OVERRIDES": ""}.items():
+        monkeypatch.setenv(name, value)
+    exec(next(source_of(cell) for cell in tagged("run") if cell["id"] == "run-profile"), nb.__dict__)
+    assert {"v", "m", "practice", "c"} <= nb.PRETRAINED.keys() and nb.settings.m.hidden == 192
+
+
 def test_pretrained_of_another_size_and_without_a_network(nb, smoke, run_folder, monkeypatch, capsys):
     small_run(nb, smoke, run_folder)
     monkeypatch.setattr(nb, "REFERENCE", run_folder)
-    assert nb.find_pretrained(nb.make_settings("smoke", "m.hidden=32")) == {} and "m.hidden = 256" in capsys.readouterr().out
+    assert nb.find_pretrained(nb.make_settings("smoke", "m.hidden=32")) == {} and "m.hidden = 192" in capsys.readouterr().out
 
     def no_network(*_, **__):
         raise nb.urllib.request.URLError("no network")
