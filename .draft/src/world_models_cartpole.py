@@ -2228,7 +2228,7 @@ def learn(
     home_read = features(world.states(*world.moments(START_POOL, generator, copies=1)))
     home, axes = principal_axes(home_read, min(HOME_AXES, home_read.shape[1])), search_space(world, c, generator)
     noisy, _ = variance_mask(world, c.mask_threshold, seed)
-    optimizer, path = make_cma(axes.directions.shape[1] + 1, c, seed), []
+    optimizer, path, pace = make_cma(axes.directions.shape[1] + 1, c, seed), [], Pace(DEVICE)
     kept = (progress and progress.load()) or {"returns": [], "updates": [], "real": []}
 
     def dreamed(weights: Tensor, count: int, luck: torch.Generator) -> Tensor:
@@ -2243,7 +2243,8 @@ def learn(
         if new:
             points = torch.tensor(np.stack([candidate.value for candidate in candidates]), dtype=torch.float32, device=starts.z.device)  # (P, K + 1)
             luck = torch.Generator().manual_seed(1_000_003 * seed + generation)
-            kept["returns"].append(dreamed(to_weights(axes, points), c.rollouts, luck).mean(1).cpu())  # (P,)
+            survived = pace.step(functools.partial(dreamed, to_weights(axes, points), c.rollouts, luck))  # (P, R)
+            kept["returns"].append(survived.mean(1).cpu())  # (P,)
         for candidate, imagined in zip(candidates, kept["returns"][generation].tolist()):
             optimizer.tell(candidate, -imagined)
         if optimizer.es.countiter != generation + 1:
@@ -2258,6 +2259,7 @@ def learn(
             kept["updates"].append(updates)
             bar.set_postfix(dream=f"{kept['returns'][-1].mean():.1f}", real=f"{np.mean(kept['real'][-1]):.0f}")
             progress.save(kept)
+            pace.look()
     path = torch.stack(path)  # (G, K + 1)
     ships = to_weights(axes, path[c.generations // 2 :].mean(0, keepdim=True))[0].cpu()  # (Z + H + 1,)
     path, looked = to_weights(axes, path), [updates // c.population - 1 for updates in kept["updates"]]
