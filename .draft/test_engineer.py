@@ -1,14 +1,16 @@
-"""The engineer's road: INT8, tokens, the guard, batches, bad input, and a client over a real socket. To be moved to tests/ with the road."""
+"""The engineer's road: INT8, tokens, the guard, batches, bad input, and a client over a real socket."""
 
 import asyncio
 import base64
 import json
+import sys
 
+import cloudpickle
 import numpy as np
 import pytest
-import schemathesis
 from fastapi.testclient import TestClient
-from hypothesis import HealthCheck, given, settings
+from itsdangerous import BadSignature
+from load import generated
 
 
 @pytest.fixture(scope="module")
@@ -17,8 +19,9 @@ def driver(nb):
     nb.torch.manual_seed(0)
     s = nb.make_settings("smoke")
     v, m = nb.frozen(nb.V(s.v)), nb.frozen(nb.M(s.v.latents, 16))
-    codes = nb.Codes(*[nb.torch.zeros(1, 1, s.v.latents)] * 2, *[nb.torch.zeros(1, 1)] * 3)
-    return nb.Driver(nb.World(v, m, None, codes, 4), nb.torch.randn(s.v.latents + 17), nb.frozen(nb.Verifier(s.v.latents, 16)), (1e9, -1.0))
+    for part in (m.change, m.log_var):
+        nb.nn.init.normal_(part.weight, std=0.1)
+    return nb.Driver(nb.World(v, m, None, None, 4), nb.torch.randn(s.v.latents + 17), nb.frozen(nb.Verifier(s.v.latents, 16)))
 
 
 @pytest.fixture
@@ -31,14 +34,20 @@ def client(nb, driver):
 FRAMES = np.random.default_rng(0).integers(0, 256, (8, 4, 64, 64), dtype=np.uint8)
 
 
-def ask(client, nb, frames=FRAMES[0], **more):
+def first(nb, driver, count=8):
+    """The pasts of robots that begin."""
+    return nb.Past(*(nb.torch.stack([part] * count) for part in nb.begun(driver.world)))
+
+
+def ask(client, frames=FRAMES[0], **more):
     """One request."""
-    return client.post("/act", json={"frames": nb.encoded(frames), **more})
+    return client.post("/act", json={"frames": base64.b64encode(frames.tobytes()).decode(), **more})
 
 
 def test_int8_is_close_to_float_and_a_quarter_of_its_linear_layers(nb, driver):
     small = nb.quantised(driver.world.m)
-    assert nb.megabytes(small) < 0.5 * nb.megabytes(driver.world.m)
+    sizes = [nb.torch.save(module.state_dict(), file := nb.io.BytesIO()) or file.tell() for module in (small, driver.world.m)]
+    assert sizes[0] < 0.5 * sizes[1]
     layer, x = driver.world.m.gates, nb.torch.randn(64, driver.world.m.gates.in_features)
     step_w, step_x = 2 * layer.weight.abs().max() / 254, (x.max() - x.min()) / 127  # of the integers; PyTorch gives what flows in 7 bits here
     most = 0.5 * (step_w * x.abs().sum(1, keepdim=True) + step_x * layer.weight.abs().sum(1)) + 0.25 * step_w * step_x * layer.in_features  # (64, 4H)
@@ -46,23 +55,37 @@ def test_int8_is_close_to_float_and_a_quarter_of_its_linear_layers(nb, driver):
     assert (apart <= most + 1e-5).all() and apart.max() > 1e-4
 
 
+def test_without_dynamic_quantisation_the_road_says_so_and_serves_in_float(nb, driver, monkeypatch, capsys):
+    monkeypatch.delattr(nb.torch.ao.quantization, "quantize_dynamic")
+    assert nb.quantised(driver.world.m) is driver.world.m and "served in float" in capsys.readouterr().out
+
+
 def test_a_token_comes_back_as_it_went(nb, driver):
-    seal, past = nb.Seal(b"k", driver), nb.Past(nb.torch.randn(3, 4, driver.latents), nb.torch.ones(3, 4), nb.torch.tensor([[False, True, True, True]] * 3), nb.torch.tensor([0, 7, 15]))
-    again = seal.past([seal.open(token) for token in seal.close(past)])
-    assert all(nb.torch.allclose(a.float(), b.float(), atol=2e-3) for a, b in zip(past, again)) and nb.torch.equal(past.blind, again.blind)
+    past = driver(nb.torch.tensor(FRAMES), first(nb, driver), nb.torch.ones(8, dtype=bool))[1]
+    seal = nb.Seal(b"k", driver.weights)
+    again = nb.Past(*map(nb.torch.stack, zip(*map(seal.open, seal.close(past)))))
+    assert all(nb.torch.allclose(a.float(), b.float(), atol=2e-3, rtol=1e-3) for a, b in zip(past, again))
+
+
+def test_a_token_for_another_controller_or_of_another_key_is_refused(nb, driver):
+    token = nb.Seal(b"k", driver.weights).close(first(nb, driver, 1))[0]
+    for other in (nb.Seal(b"k", driver.weights + 1), nb.Seal(b"other", driver.weights)):
+        with pytest.raises(BadSignature):
+            other.open(token)
 
 
 def test_bad_tokens_are_401_and_say_why(nb, driver, client, monkeypatch):
-    token = ask(client, nb).json()["token"]
-    assert ask(client, nb, token=token).status_code == 200
-    data = bytearray(base64.b64decode(token))
-    data[50] ^= 1
-    foreign = nb.Seal(b"another key", driver).close(nb.Seal(b"", driver).past([nb.Seal(b"", driver).open("")]))[0]
-    for bad in (base64.b64encode(data).decode(), foreign, token[:-8], "no token", "é"):
-        answer = ask(client, nb, token=bad)
+    token = ask(client).json()["token"]
+    assert ask(client, token=token).status_code == 200
+    foreign = nb.Seal(b"another key", driver.weights).close(first(nb, driver, 1))[0]
+    changed = token[:50] + ("A" if token[50] != "A" else "B") + token[51:]
+    for bad in (changed, foreign, token[:-8], "no token", "é"):
+        answer = ask(client, token=bad)
         assert answer.status_code == 401 and "token" in answer.json()["detail"], answer.text
-    monkeypatch.setattr(nb.time, "time", lambda now=nb.time.time(): now + nb.MAX_AGE + 1)
-    assert "seconds old" in ask(client, nb, token=token).json()["detail"]
+    import itsdangerous.timed
+
+    monkeypatch.setattr(itsdangerous.timed.time, "time", lambda now=nb.time.time(): now + nb.MAX_AGE + 2)
+    assert "age" in ask(client, token=token).json()["detail"]
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b'{"frames": NaN}', b"[]", b'{"frames": "AAAA"}', b'{"frames": 5, "x": 1e999}', json.dumps({"frames": "!" * 21_848}).encode()])
@@ -77,27 +100,61 @@ def test_too_long_or_of_unknown_length_is_refused_unread(client):
 
 
 def test_a_batch_equals_one_by_one(nb, driver):
-    past = nb.Seal(b"", driver).past([nb.Seal(b"", driver).open("")] * 8)
-    frames, yes = nb.torch.tensor(FRAMES), nb.torch.ones(8, dtype=bool)
+    past, frames, yes = first(nb, driver), nb.torch.tensor(FRAMES), nb.torch.ones(8, dtype=bool)
     for _ in range(6):
-        push, after, thinks = driver(frames, past, yes)
+        push, after, _ = driver(frames, past, yes)
         for k in range(8):
             one, its, _ = driver(frames[k : k + 1], nb.Past(*(part[k : k + 1] for part in past)), yes[:1])
-            assert one == push[k] and nb.torch.allclose(its.z, after.z[k : k + 1], atol=1e-5)
+            assert one == push[k] and nb.torch.allclose(its.z, after.z[k : k + 1], atol=1e-5) and nb.torch.allclose(its.alone, after.alone[k : k + 1], atol=1e-4)
         past, frames = after, frames.roll(1, 0)
 
 
+def test_the_driver_acts_as_the_agent_does(nb, driver):
+    """Believed pictures give what the notebook's own agent does with them."""
+    agent = nb.Agent(driver.world._replace(codes=nb.Codes(nb.torch.zeros(1, 1, driver.world.m.change.out_features), *[None] * 4)), driver.weights)
+    films, past = np.random.default_rng(1).integers(0, 256, (12, 8, 64, 64), dtype=np.uint8), first(nb, driver)
+    stack = np.repeat(films[0][:, None], 4, 1)
+    for k, frames in enumerate(films):
+        stack = stack if k == 0 else np.concatenate([stack[:, 1:], frames[:, None]], 1)
+        push, past, _ = driver(nb.torch.tensor(stack), past, nb.torch.zeros(8, dtype=bool))
+        assert (push.numpy() == agent(np.full(8, k == 0), frames, None, [])).all()
+
+
 def test_the_guard_doubts_beyond_its_limits_and_not_before(nb, driver):
-    past = nb.Seal(b"", driver).past([nb.Seal(b"", driver).open("")] * 8)
-    frames, yes = nb.torch.tensor(FRAMES), nb.torch.ones(8, dtype=bool)
-    _, past, first = driver(frames, past, yes)
-    assert first["believed"].all(), "nothing to compare a first picture with"
+    past, frames, yes = first(nb, driver), nb.torch.tensor(FRAMES), nb.torch.ones(8, dtype=bool)
+    _, past, begin = driver(frames, past, yes)
+    assert begin["believed"].all(), "there is nothing to compare a first picture with"
     surprise = driver(frames.roll(1, 0), past, yes)[2]["surprise"]
-    strict = nb.Driver(driver.world._replace(codes=nb.Codes(nb.torch.zeros(1, 1, driver.latents), *[None] * 4)), driver.weights, driver.verifier, (float(surprise.median()), -1.0))
-    push, after, thinks = strict(frames.roll(1, 0), past, yes)
-    assert nb.torch.equal(thinks["believed"], surprise <= surprise.median()) and not thinks["believed"].all()
-    assert nb.torch.equal(after.blind, (~thinks["believed"]).long())
+    strict = nb.Driver(driver.world, driver.weights, driver.verifier, nb.Limits(surprise=float(surprise.median())))
+    push, after, found = strict(frames.roll(1, 0), past, yes)
+    assert nb.torch.equal(found["believed"], surprise <= surprise.median()) and not found["believed"].all()
+    assert not after.known[~found["believed"], :-1].any() and after.known[found["believed"], -2].all(), "after a jump M reads a new film"
     assert strict(frames.roll(1, 0), past, ~yes)[2]["believed"].all(), "who does not want the guard is not guarded"
+
+
+def test_in_doubt_the_dream_goes_on_and_calm_pictures_are_believed_again(nb, driver):
+    m, yes, shown = driver.world.m, nb.torch.ones(1, dtype=bool), nb.torch.tensor(FRAMES[:1])
+    shown[:, 2:] = shown[:, 3:]
+    still = nb.Driver(driver.world, driver.weights, driver.verifier, nb.Limits(still=1))
+    past, believed = first(nb, driver, 1), []
+    for k in range(9):
+        frames = shown if k < 4 else nb.torch.tensor(FRAMES[k - 3 : k - 2])  # three pictures that do not change, then others
+        before, (push, past, found) = past, still(frames, past, yes)
+        believed.append(bool(found["believed"]))
+        if not believed[-1]:
+            sizes = [past.z.shape[2], past.z.shape[2], 16, 16, 1]
+            alone = m.step(nb.State(*before.alone.split(sizes, 1)), before.a[:, -1])
+            assert nb.torch.allclose(nb.torch.cat(alone, 1), past.alone), "M goes on from where it was"
+    assert believed == [True, True, False, False, False, False, True, True, True]
+
+
+def test_who_asks_for_a_refusal_gets_one(nb, driver):
+    strict = nb.Driver(driver.world, driver.weights, driver.verifier, nb.Limits(surprise=0.0))
+    with TestClient(nb.make_app(strict, b"k")) as client:
+        token = ask(client).json()["token"]
+        answers = {way: ask(client, FRAMES[1], token=token, in_doubt=way).json() for way in ("refuse", "dream", "believe")}
+    assert answers["refuse"]["push"] is None and answers["dream"]["push"] in (0, 1) and answers["believe"]["push"] in (0, 1)
+    assert [answer["believed"] for answer in answers.values()] == [False, False, True]
 
 
 def test_what_arrives_together_is_computed_together_and_an_error_reaches_all(nb):
@@ -121,28 +178,34 @@ def test_what_arrives_together_is_computed_together_and_an_error_reaches_all(nb)
 
 def test_no_generated_request_breaks_the_service(nb, driver):
     app = nb.make_app(driver, b"k" * 32)
-    schema, statuses = schemathesis.openapi.from_asgi("/openapi.json", app), []
-    for operation in (result.ok() for result in schema.get_all_operations()):
-
-        @given(case=operation.as_strategy())
-        @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), database=None)
-        def no_server_error(case):
-            statuses.append(case.call().status_code)
-            assert statuses[-1] < 500
-
-        no_server_error()
-    assert len(statuses) >= 100
+    statuses = generated(app, 300)
+    assert sum(statuses.values()) >= 200 and not [what for what in statuses if what[-3] == "5"], statuses
     with TestClient(app) as client:
-        assert ask(client, nb).status_code == 200 and client.get("/healthz").json() == {"status": "ok"} and b"pushes_total" in client.get("/metrics").content
+        assert ask(client).status_code == 200 and client.get("/healthz").json() == {"status": "ok"} and b"pushes_total" in client.get("/metrics").content
+
+
+def test_lies_come_when_they_should_and_limits_are_quantiles(nb):
+    stacks = np.random.default_rng(0).integers(0, 200, (3, 4, 64, 64), dtype=np.uint8)
+    for kind in nb.LIES:
+        lie = nb.Lies(kind)
+        assert (lie(stacks, np.array([59, 70, 1])) == stacks).all(), "honest before and after"
+        assert ((lie(stacks + 1, np.array([60, 69, 65])) == stacks + 1).all()) == (kind == "none"), kind
+    lie = nb.Lies("frozen")
+    lie(stacks, np.full(3, 59))
+    shown = lie(stacks + 1, np.full(3, 61))
+    assert (shown[:, 2:] == stacks[:, -1:]).all() and (shown[:, :2] == stacks[:, :2] + 1).all(), "two lying pictures, two true ones"
+    answers = [{"seed": 1, "step": step, "surprise": step, "confidence": 1 - step / 1000, "still": step // 100} for step in range(1010)]
+    limits = nb.limits_of(answers, 0.1)
+    assert limits.surprise == pytest.approx(910, abs=2) and limits.confidence == pytest.approx(0.09, abs=0.002) and limits.still == 9
 
 
 def test_a_client_plays_over_a_real_socket_and_the_server_ends(nb, driver):
-    import cloudpickle
-    import sys
-
     cloudpickle.register_pickle_by_value(sys.modules[nb.__name__])
     with nb.served(driver, b"k" * 32, 2) as (address, processes):
         remote = nb.Remote(address)
         episodes = nb.play(remote, nb.seeds_for("roads", 0, 2), 2, steps=15)
-        assert len(episodes) == 2 and remote.answers
+        assert len(episodes) == 2 and len(remote.answers) >= sum(len(episode.actions) for episode in episodes)
+    assert all(process.poll() is not None for process in processes())
+    with pytest.raises(RuntimeError), nb.served(driver, b"k" * 32) as (address, processes):
+        raise RuntimeError("a test that fails")
     assert all(process.poll() is not None for process in processes())

@@ -6,14 +6,16 @@
 # `ROADS` says which of the last parts are computed now. The others are drawn from `assets/experiments/`, where our own pass over them left its tables.
 
 # %% cellView="form" tags=["run", "extra"]
-# @title Which roads are computed? (none: their tables are those of our own pass)
-ROADS = "auto"  # @param ["auto", "none", "engineer", "all"] {allow-input: true}
-wished = os.environ.get("WM_ROADS") or ROADS
-live = roads_wished(wished if wished != "auto" else "all" if settings.profile == "smoke" else "none")
-road_libraries = "fastapi uvicorn httpx aiohttp prometheus_client itsdangerous".split() + ["ray"] * ("engineer" in live)
-road_missing = [name for name in road_libraries if importlib.util.find_spec(name) is None]
+# @title Which roads are computed now? (auto: all in smoke, else none)
+ROADS = os.environ.get("WM_ROADS", "auto")  # @param ["auto", "none", "engineer", "all"] {allow-input: true}
+asked = {"auto": "all" if profile_name(PROFILE) == "smoke" else "", "none": ""}.get(ROADS, ROADS)
+live = {"engineer"} if asked == "all" else set(asked.replace(",", " ").split())
+if live - {"engineer"}:
+    raise ValueError(f"ROADS: {ROADS!r} is none of auto, none, all, engineer")
+road_needs = "fastapi uvicorn httpx aiohttp prometheus_client itsdangerous".split() + ["ray"] * ("engineer" in live)
+road_missing = [name.replace("_", "-").replace("ray", "ray[serve]") for name in road_needs if importlib.util.find_spec(name) is None]
 if road_missing:
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *(name.replace("ray", "ray[serve]").replace("_", "-") for name in road_missing)], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *road_missing], check=True)
 print(f"computed now: {', '.join(sorted(live)) or 'nothing'}; missing libraries: {', '.join(road_missing) or 'none'}")
 
 # %% [markdown]
@@ -23,6 +25,15 @@ print(f"computed now: {', '.join(sorted(live)) or 'nothing'}; missing libraries:
 
 # %% tags=["define", "extra"]
 import copy
+
+import pandas
+
+
+def table_of(experiment: str, lines: list[dict]) -> pandas.DataFrame:
+    """Lines that were computed now, which are kept beside the run; or, if there are none, those of our own pass."""
+    if lines:
+        write_table(OUT / f"{experiment}.csv", lines)
+    return pandas.DataFrame(lines or read_table(experiment))
 
 
 def quantised(module: nn.Module) -> nn.Module:
@@ -47,7 +58,9 @@ def milliseconds(work: Callable[[], Any], times: int = 30) -> float:
     return float(np.median(taken[1:]))
 
 
-def try_int8(progress: Progress, worlds: dict[str, World], weights: Tensor, good_episodes: list[Episode], probe: Probe, *, seed: int, episodes: int, workers: int) -> dict:
+def try_int8(
+    progress: Progress, worlds: dict[str, World], weights: Tensor, good_episodes: list[Episode], probe: Probe, *, seed: int, episodes: int, workers: int
+) -> dict:
     """Each world's size, time to see and to dream for 1 and for 32 robots, error and KL after 30 steps alone, and real return."""
     lines = []
     for name, its in worlds.items():
@@ -60,18 +73,17 @@ def try_int8(progress: Progress, worlds: dict[str, World], weights: Tensor, good
             line[f"M, {robots} robots (ms)"] = milliseconds(lambda: its.m.step(its.m.begin(z), z[:, 0]))
         error, kl = open_loop_errors(looks, probe)[29], open_loop_kl(looks, 30)[29]
         line |= {"θ at 30 (degrees)": math.degrees(error[2]), "x at 30 (mm)": 1000 * float(error[0]), "KL at 30 (nats)": float(kl)}
-        lines.append(line | {"real return": float(np.mean(lives(Agent(its, weights), "roads", seed, episodes, workers)))})
+        line["real return"] = float(np.mean(lives(Agent(its, weights), "roads", seed, episodes, workers)))
+        lines.append({name: value if name == "weights" else round(value, 3) for name, value in line.items()})
     return {"lines": lines}
 
 
 # %% tags=["run", "extra"]
 int8_world = world._replace(v=quantised(world.v), m=quantised(world.m))
-road_settings = {"seed": settings.seed, "workers": settings.collect.workers}
-int8_lines = []
-if "engineer" in live:
-    int8_inputs = ({"float32": world, "INT8": int8_world}, ship, good_episodes, wide_probe)
-    int8_lines = keep(try_int8, *int8_inputs, after=(c_stage, good_stage), name="int8", episodes=settings.evaluate.episodes, **road_settings).result["lines"]
-table_of("engineer_int8", int8_lines).T
+int8_inputs = ({"float32": world, "INT8": int8_world}, ship, good_episodes, wide_probe)
+int8_settings = {"seed": settings.seed, "episodes": settings.evaluate.episodes, "workers": settings.collect.workers}
+int8_stage = keep(try_int8, *int8_inputs, after=(c_stage, good_stage), name="int8", **int8_settings) if "engineer" in live else None
+table_of("engineer_int8", int8_stage.result["lines"] if int8_stage else []).set_index("weights").T
 
 # %% [markdown]
 # TEXT-INT8
@@ -83,6 +95,7 @@ table_of("engineer_int8", int8_lines).T
 # %% tags=["define", "extra"]
 import base64
 import hashlib
+import secrets
 
 from itsdangerous import BadSignature, TimestampSigner
 from safetensors.torch import load as tensors_of
@@ -179,7 +192,11 @@ class Driver:
         state = State(*(torch.where(believed[:, None], *both) for both in zip(now, m.step(State(*past.alone.split(sizes, 1)), past.a[:, -1]))))
         push = act(self.weights[None], features(state)[None])[0]  # (B,)
         a, known = (torch.cat([old[:, 1:], last[:, None]], 1) for old, last in ((past.a, push), (past.known & ~jump[:, None], torch.ones_like(new))))
-        return push, Past(z[:, 1:], a, known, torch.cat(state, 1), quiet, still), {"believed": believed, "surprise": surprise, "confidence": confidence, "still": still}
+        return (
+            push,
+            Past(z[:, 1:], a, known, torch.cat(state, 1), quiet, still),
+            {"believed": believed, "surprise": surprise, "confidence": confidence, "still": still},
+        )
 
 
 # %% [markdown]
@@ -263,7 +280,10 @@ def make_app(driver: Driver, key: bytes) -> FastAPI:
     """The service. `key` signs the tokens: all replicas need the same."""
     torch.set_num_threads(1)  # one core per replica
     app, seal, first, registry = FastAPI(title="A world model at the wheel"), Seal(key, driver.weights), begun(driver.world), CollectorRegistry()
-    count, size = Counter("pushes", "answers", ["verdict"], registry=registry), Histogram("batch", "requests in a batch", buckets=(1, 4, 16, 64), registry=registry)
+    count, size = (
+        Counter("pushes", "answers", ["verdict"], registry=registry),
+        Histogram("batch", "requests in a batch", buckets=(1, 4, 16, 64), registry=registry),
+    )
     seconds = Histogram("seconds", "to compute a batch", registry=registry)
 
     def answers(asked: list[tuple[Ask, Past]]) -> list[Answer]:
@@ -336,8 +356,8 @@ import httpx
 
 
 @contextlib.contextmanager
-def served(driver: Driver, key: bytes, replicas: int = 1) -> Iterator[tuple[str, list[subprocess.Popen]]]:
-    """uvicorn, one process per replica, all on one socket: its address and the processes. They end with the block. TimeoutError: none answers."""
+def served(driver: Driver, key: bytes, replicas: int = 1) -> Iterator[tuple[str, Callable[[], list]]]:
+    """uvicorn, one process per replica, all on one socket: its address, and a function that lists the processes. They end with the block. TimeoutError: none answers."""
 
     def serve(handle: int) -> None:
         """What a replica does until it is told to stop."""
@@ -352,7 +372,7 @@ def served(driver: Driver, key: bytes, replicas: int = 1) -> Iterator[tuple[str,
         command = [sys.executable, "-c", call, str(work), str(listener.fileno())]
         processes = [subprocess.Popen(command, pass_fds=[listener.fileno()]) for _ in range(replicas)]
         try:
-            yield healthy(f"http://127.0.0.1:{listener.getsockname()[1]}"), processes
+            yield healthy(f"http://127.0.0.1:{listener.getsockname()[1]}"), lambda: processes
         finally:
             for process in processes:
                 process.terminate()
@@ -455,7 +475,9 @@ def stretches(answers: list[dict]) -> dict[tuple[int, int], list[dict]]:
 
 def limits_of(answers: list[dict], doubted: float = 0.015) -> Limits:
     """The limits which each doubt that share of honest stretches of ten steps."""
-    ends = [(max(one["surprise"] for one in ten), min(one["confidence"] for one in ten), max(one["still"] for one in ten)) for ten in stretches(answers).values()]
+    ends = [
+        (max(one["surprise"] for one in ten), min(one["confidence"] for one in ten), max(one["still"] for one in ten)) for ten in stretches(answers).values()
+    ]
     surprise, confidence, still = np.array(ends).T
     return Limits(float(np.quantile(surprise, 1 - doubted)), float(np.quantile(confidence, doubted)), float(np.quantile(still, 1 - doubted)))
 
@@ -479,5 +501,58 @@ def try_guard(progress: Progress, driver: Driver, *, seed: int, episodes: int, s
             doubts = {place: not all(one["believed"] for one in ten) for place, ten in stretches(answers).items()}
             during = [doubt for (_, tenth), doubt in doubts.items() if 10 * tenth % LIE_EVERY == LIE_FROM]
             before = [doubt for (_, tenth), doubt in doubts.items() if 10 * tenth < LIE_FROM]
-            lines.append({"camera": kind, "return without guard": without, "return with guard": guarded, "doubted within the lie": np.mean(during), "doubted before": np.mean(before)})
+            caught, wolf = (round(float(np.mean(values)), 3) if values else math.nan for values in (during, before))
+            lines.append({"camera": kind, "return without guard": without, "return with guard": guarded, "caught": caught, "cried wolf": wolf})
     return {"lines": lines, "limits": list(limits)}
+
+
+# %% tags=["run", "extra"]
+steered = Driver(int8_world, ship, quantised(verifier))
+guard_settings = {"seed": settings.seed, "episodes": 2 if settings.evaluate.episodes < 20 else 20, "steps": 80 if settings.evaluate.episodes < 20 else 500}
+guard_stage = keep(try_guard, steered, after=(c_stage, verifier_stage), name="guard", **guard_settings) if "engineer" in live else None
+guard_table = table_of("engineer_guard", guard_stage.result["lines"] if guard_stage else [])
+guard_table
+
+# %% tags=["run", "extra"]
+plt.figure(figsize=(8, 3.2))
+for shift, how in ((-0.2, "without guard"), (0.2, "with guard")):
+    plt.bar(
+        np.arange(len(guard_table)) + shift,
+        guard_table[f"return {how}"].astype(float),
+        0.38,
+        label=how,
+        color=BLUE if shift > 0 else ORANGE,
+        hatch="" if shift > 0 else "//",
+        edgecolor="white",
+    )
+plt.xticks(range(len(guard_table)), guard_table["camera"])
+plt.gca().set(xlabel="what the camera shows in 10 of each 100 steps", ylabel="return (steps)", title="Over HTTP, INT8: what a lying camera costs")
+plt.legend(ncols=2, loc="lower left")
+plt.show()
+
+# %% [markdown]
+# TEXT-GUARD
+#
+# ### Load
+#
+# `python tests/load.py` made this table, with the checkpoint. Each client asks again as soon as it has its answer, like a robot with a recorded film. All of it shares two cores: the clients, the replicas, and what Ray Serve puts between them. In the last lines one of two replicas is killed in the middle; a request that fails is sent again, with the same token. **Predict:** do two replicas answer twice as many requests here?
+
+# %% tags=["run", "extra"]
+load_table = table_of("engineer_load", [])
+load_table
+
+# %% tags=["run", "extra"]
+load_panels = [{"lines": {}, "xlabel": "clients", "ylabel": what, "xscale": "log", "yscale": "log"} for what in ("p99 (ms)", "per second")]
+for (load_server, load_replicas), load_rows in load_table[load_table["killed"].astype(int) == 0].groupby(["server", "replicas"]):
+    for load_panel in load_panels:
+        values = (load_rows["clients"].astype(int), load_rows[load_panel["ylabel"]].astype(float))
+        load_panel["lines"][f"{load_server}, {load_replicas} replica{'s' if int(load_replicas) > 1 else ''}"] = values
+plot(*load_panels, title="Clients, replicas and the service on two cores")
+
+# %% [markdown]
+# TEXT-LOAD
+#
+# <details><summary><b>Exercise 9.</b> EXERCISE (Solution)</summary>
+#
+# SOLUTION
+# </details>
