@@ -139,21 +139,26 @@ def run(name: str, row: str, seed: int) -> None:
         last_line = ([""] + str(error).strip().splitlines())[-1]  # some errors say nothing
         line |= {"status": "failed", "error": f"{type(error).__name__}: {last_line[:200]}"}
     line["seconds"] = round(time.time() - begin)
-    (folder / "line.json").write_text(json.dumps(line, indent=1))
+    (folder / "line.json").write_text(json.dumps(line, indent=1, allow_nan=False))
     print(f"{time.strftime('%H:%M')} {name}: {row}, seed {seed}: {line['status']}, {line.get('real_mean', line.get('error'))}", flush=True)
 
 
 def summary(manifest: dict) -> dict:
     """What a table needs of one run's manifest."""
     returns, (seen, read) = manifest["real_returns"], (manifest["open_loop_error"][f"M, {how}"]["30"] for how in ("seen", "from z"))
+
+    def rounded(value: float | None, digits: int) -> float | str:
+        """Empty where it could not be measured."""
+        return "" if value is None else round(value, digits)
+
     return {
         "real_mean": round(manifest["real_return_mean"], 2),
         "real_worst": min(returns),
         "spearman": manifest["dream_real"]["spearman"],
-        "probe_r2_theta": round(manifest["probe_r2"]["z"]["random"]["theta"], 4),
-        "open_loop_theta_30": round(seen["theta_degrees"], 3),
-        "open_loop_x_30": round(seen["x_metres"], 4),
-        "open_loop_theta_30_from_z": round(read["theta_degrees"], 3),
+        "probe_r2_theta": rounded(manifest["probe_r2"]["z"]["random"]["theta"], 4),
+        "open_loop_theta_30": rounded(seen["theta_degrees"], 3),
+        "open_loop_x_30": rounded(seen["x_metres"], 4),
+        "open_loop_theta_30_from_z": rounded(read["theta_degrees"], 3),
         "random_steps": manifest["real_steps"]["random play, trained on"],
         "look_steps": manifest["real_steps"]["looks, only logged"],
         "stage_seconds": round(sum(manifest["stages"].values())),  # of work, whenever it was done: `seconds` is less where stages were loaded

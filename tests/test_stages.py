@@ -195,20 +195,12 @@ def test_foreign_saves_are_set_aside_and_their_code_is_never_run(nb, tmp_path):
     assert nb.load(tmp_path / "result.pt", "result", "seconds") is None and not (tmp_path / "result.pt").exists()
 
 
-def test_full_disk_is_a_sentence_and_leaves_no_half_file(nb, tmp_path, monkeypatch):
-    nb.save({"a": 1}, tmp_path / "result.pt")
-    before = (tmp_path / "result.pt").read_bytes()
-
-    def no_space(value, file):
-        file.write(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(nb.torch, "save", no_space)
-    with pytest.raises(RuntimeError, match="Free some disk space.*WM_RUN_FOLDER"):
-        nb.save({"a": 2}, tmp_path / "result.pt")
-    assert [path.name for path in tmp_path.iterdir()] == ["result.pt"] and (tmp_path / "result.pt").read_bytes() == before
+def test_an_unusable_folder_is_a_sentence(nb, tmp_path):
+    (tmp_path / "file").write_text("")
     with pytest.raises(RuntimeError, match="WM_RUN_FOLDER"):
-        nb.usable_folder(tmp_path / "result.pt" / "runs")
+        nb.usable_folder(tmp_path / "file" / "runs")
+    with pytest.raises(RuntimeError, match="WM_OUT_FOLDER"):
+        nb.usable_folder(tmp_path / "file" / "out", "WM_OUT_FOLDER")
 
 
 def small_run(nb, smoke, folder):

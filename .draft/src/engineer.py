@@ -7,6 +7,8 @@
 
 # %% cellView="form" tags=["run", "extra"]
 # @title Which roads are computed now? (auto: all in smoke, else none)
+import importlib.util
+
 ROADS = os.environ.get("WM_ROADS", "auto")  # @param ["auto", "none", "engineer", "all"] {allow-input: true}
 asked = {"auto": "all" if profile_name(PROFILE) == "smoke" else "", "none": ""}.get(ROADS, ROADS)
 live = {"engineer"} if asked == "all" else set(asked.replace(",", " ").split())
@@ -325,7 +327,7 @@ def make_app(driver: Driver, key: bytes) -> FastAPI:
         return answer
 
     @app.get("/healthz")
-    async def healthy() -> dict[str, str]:
+    async def alive() -> dict[str, str]:
         """Is the service there?"""
         return {"status": "ok"}
 
@@ -515,14 +517,14 @@ guard_table
 
 # %% tags=["run", "extra"]
 plt.figure(figsize=(8, 3.2))
-for shift, how in ((-0.2, "without guard"), (0.2, "with guard")):
+for guard_shift, guard_how in ((-0.2, "without guard"), (0.2, "with guard")):
     plt.bar(
-        np.arange(len(guard_table)) + shift,
-        guard_table[f"return {how}"].astype(float),
+        np.arange(len(guard_table)) + guard_shift,
+        guard_table[f"return {guard_how}"].astype(float),
         0.38,
-        label=how,
-        color=BLUE if shift > 0 else ORANGE,
-        hatch="" if shift > 0 else "//",
+        label=guard_how,
+        color=BLUE if guard_shift > 0 else ORANGE,
+        hatch="" if guard_shift > 0 else "//",
         edgecolor="white",
     )
 plt.xticks(range(len(guard_table)), guard_table["camera"])
@@ -545,8 +547,8 @@ load_table
 load_panels = [{"lines": {}, "xlabel": "clients", "ylabel": what, "xscale": "log", "yscale": "log"} for what in ("p99 (ms)", "per second")]
 for (load_server, load_replicas), load_rows in load_table[load_table["killed"].astype(int) == 0].groupby(["server", "replicas"]):
     for load_panel in load_panels:
-        values = (load_rows["clients"].astype(int), load_rows[load_panel["ylabel"]].astype(float))
-        load_panel["lines"][f"{load_server}, {load_replicas} replica{'s' if int(load_replicas) > 1 else ''}"] = values
+        load_values = (load_rows["clients"].astype(int), load_rows[load_panel["ylabel"]].astype(float))
+        load_panel["lines"][f"{load_server}, {load_replicas} replica{'s' if int(load_replicas) > 1 else ''}"] = load_values
 plot(*load_panels, title="Clients, replicas and the service on two cores")
 
 # %% [markdown]

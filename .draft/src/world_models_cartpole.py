@@ -47,9 +47,8 @@ from pathlib import Path
 from IPython.display import Image as Picture
 from IPython.display import display
 
-title_film = Path("assets") / "quick_run" / "film.gif"  # of the run whose outputs you see
+title_film = Path("assets") / "quick_run" / "film.png"  # of the run whose outputs you see
 if title_film.exists():
-    # Labelled "png": viewers that know no GIF label show it all the same, and every browser plays it.
     display(Picture(data=title_film.read_bytes(), format="png", width=320))
 
 # %% [markdown]
@@ -63,18 +62,27 @@ if title_film.exists():
 
 # %% cellView="form" tags=["run"]
 # @title Libraries: what is missing is installed, PyTorch is never touched
-import importlib.util
+import importlib.metadata
 import subprocess
 import sys
 import time
 
+from packaging.requirements import Requirement
+
 began = time.time()
-needed = "torch torchvision gymnasium pygame datasets nevergrad scipy pydantic matplotlib ipywidgets safetensors tqdm".split()
-missing = [name for name in needed if importlib.util.find_spec(name) is None]
-if {"torch", "torchvision"} & set(missing):
-    raise SystemExit("PyTorch and torchvision must be a pair of one build: install both (https://pytorch.org/get-started), then run this cell again.")
-if missing:
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *missing], check=True)
+needed = """torch>=2.6 torchvision>=0.21 gymnasium>=1.1 pygame>=2.6 datasets>=4.0 nevergrad>=1.0.12
+scipy>=1.11 pydantic>=2.7 matplotlib>=3.9 ipywidgets>=7.7 safetensors tqdm""".split()
+installed = {library.name.lower(): library.version for library in importlib.metadata.distributions()}
+missing = [need for need in needed if not Requirement(need).specifier.contains(installed.get(Requirement(need).name, "0"), prereleases=True)]
+missing += [need for need in needed if need not in missing and Requirement(need).name not in installed]
+if any(need.startswith("torch") for need in missing):
+    raise SystemExit(
+        f"Needed: {', '.join(missing)}. PyTorch and torchvision must be a pair of one build: install both (https://pytorch.org/get-started), then run this cell again."
+    )
+if missing and subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *missing]).returncode:
+    raise SystemExit(
+        f"pip could not install {', '.join(missing)}. Do it in a terminal (without pip: `{sys.executable} -m ensurepip` first), then run this cell again."
+    )
 print("missing libraries:", ", ".join(missing) or "none")
 
 # %% cellView="form" tags=["define"]
@@ -171,6 +179,19 @@ def threads(count: int) -> contextlib.ExitStack:
     return later
 
 
+@contextlib.contextmanager
+def closing_for_sure(envs: gym.vector.VectorEnv) -> Iterator[None]:
+    """End the processes of some environments after a `with`, whatever happened in it."""
+    try:
+        yield
+        envs.close()
+    finally:  # after an error or an interrupt one would wait for ever for answers that were already taken
+        for process in getattr(envs, "processes", ()):
+            process.kill()
+            process.join()
+        envs.closed = True
+
+
 Policy = Callable[[np.ndarray, np.ndarray, np.ndarray, list], np.ndarray]
 
 
@@ -186,7 +207,7 @@ def play(policy: Policy, seeds: list[int], workers: int, label: str | None = Non
     waiting, places, begun, played = iter(range(len(seeds))), [0] * workers, [[] for _ in range(workers)], {}
     over = np.ones(workers, bool)  # (W,) whose environment is free for the next episode
     # One thread is enough for whoever decides: idle ones would take the cores from the renderers.
-    with threads(1), contextlib.closing(envs), tqdm(total=len(seeds), desc=label, unit="episode", disable=label is None) as bar:
+    with threads(1), closing_for_sure(envs), tqdm(total=len(seeds), desc=label, unit="episode", disable=label is None) as bar:
         while len(played) < len(seeds):
             fresh = over
             for k in np.flatnonzero(fresh):
@@ -248,7 +269,8 @@ from torchvision.utils import make_grid
 # Colours by Okabe and Ito: colour-blind readers can tell them apart.
 ORANGE, BLUE, GREEN, RED, PURPLE, GREY = "#E69F00", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#666666"
 STYLE = {
-    "figure.facecolor": "white", "savefig.facecolor": "white", "figure.dpi": 88, "savefig.dpi": 88, "font.size": 12, "axes.grid": True, "axes.axisbelow": True, "grid.color": "#DDDDDD",
+    "figure.facecolor": "white", "savefig.facecolor": "white", "figure.dpi": 88, "savefig.dpi": 88, "font.size": 12, "axes.grid": True, "axes.axisbelow": True, "axes.facecolor": "white",
+    "text.color": "black", "axes.labelcolor": "black", "axes.edgecolor": "black", "axes.titlecolor": "auto", "xtick.color": "black", "ytick.color": "black", "xtick.labelcolor": "inherit", "ytick.labelcolor": "inherit", "grid.color": "#DDDDDD",
     "axes.spines.top": False, "axes.spines.right": False, "lines.linewidth": 2, "legend.frameon": False, "legend.fontsize": 10, "image.cmap": "gray",
     "axes.prop_cycle": plt.cycler(color=[BLUE, ORANGE, GREEN, RED, PURPLE, GREY], ls=["-", "--", "-.", ":", "-", "--"]), "figure.constrained_layout.use": True,
 }  # fmt: skip
@@ -289,17 +311,19 @@ def show_pictures(rows: dict[str, Tensor], title: str, columns: list[str] | None
     plt.show()
 
 
-def gif_of(frames: np.ndarray, milliseconds: int = 40, zoom: int = 2, greys: int = 24) -> bytes:
-    """An endless GIF from (n, H, W) values in [0, 1]; all frames share one scale of greys, or a still picture would flicker."""
-    size, frames = (round(frames.shape[2] * zoom * PIXEL_SHAPE), frames.shape[1] * zoom), np.round(frames * (greys - 1)) / (greys - 1)
-    pictures = [Image.fromarray((255 * frame).astype(np.uint8)).resize(size, 0) for frame in frames]
-    pictures[0].save(file := io.BytesIO(), "GIF", save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0)
+def film_of(frames: np.ndarray, milliseconds: int = 40, zoom: int = 2, greys: int = 24) -> bytes:
+    """An endless animated PNG from (n, H, W) values in [0, 1]; all frames share one scale of greys, or a still picture would flicker."""
+    size, frames = (round(frames.shape[2] * zoom * PIXEL_SHAPE), frames.shape[1] * zoom), np.round(frames * (greys - 1)).astype(np.uint8)
+    pictures = [Image.fromarray(frame).resize(size, 0) for frame in frames]
+    for picture in pictures:
+        picture.putpalette([round(255 * k / (greys - 1)) for k in range(greys) for _ in range(3)])
+    pictures[0].save(file := io.BytesIO(), "PNG", save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0, optimize=True)
     return file.getvalue()
 
 
-def show_gif(frames: np.ndarray, caption: str) -> None:
-    """Show frames (n, H, W) in [0, 1] as a GIF, which needs no video codec and is shown by GitHub, with a line of text below."""
-    display(Picture(data=gif_of(frames), format="png", width=5 * frames.shape[2]))
+def show_film(frames: np.ndarray, caption: str) -> None:
+    """Show frames (n, H, W) in [0, 1] as a moving picture that needs no video codec, with a line of text below."""
+    display(Picture(data=film_of(frames), format="png", width=5 * frames.shape[2]))
     print(caption)
 
 
@@ -486,11 +510,22 @@ def make_settings(profile: str, overrides: str = "") -> Settings:
         wishes[name.strip()] = value.strip()
     for name, value in wishes.items():
         branch, _, leaf = (f"{name}." if name in Settings.model_fields and name != "seed" else name).rpartition(".")
-        (tree.setdefault(branch, {}) if branch else tree)[leaf] = value
+        place = tree.setdefault(branch, {}) if branch else tree
+        if not isinstance(place, dict) or isinstance(place.get(leaf), dict):
+            raise ValueError(f"{name} = {value!r} is not allowed: {(branch or leaf)!r} has a value of its own and nothing below it")
+        place[leaf] = value
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
         raise ValueError("\n".join(map(in_words, error.errors()))) from None
+
+
+def switch(name: str, default: bool = False) -> bool:
+    """An environment variable that is on or off. ValueError: it says something else."""
+    said = os.environ.get(name, "").strip().lower()
+    if said not in ("", "1", "true", "yes", "on", "0", "false", "no", "off"):
+        raise ValueError(f"{name}={said!r}: write 1, true, yes or on; or 0, false, no or off")
+    return said in ("1", "true", "yes", "on") if said else default
 
 
 def in_words(error: Any) -> str:
@@ -559,6 +594,11 @@ def bytecode(code: types.CodeType) -> str:
     return f"{code.co_code.hex()} {code.co_names} {inner}"
 
 
+def is_plain(value: Any) -> bool:
+    """Numbers, text, and lists, tuples and dicts: values whose text is the same in every run."""
+    return value is None or isinstance(value, (bool, int, float, str, bytes, list, tuple, dict))
+
+
 def names_in(code: types.CodeType) -> set[str]:
     """All global names that some code mentions, inner functions included; not attributes, which may share a name with something that comes later."""
     inner = (names_in(part) for part in code.co_consts if isinstance(part, types.CodeType))
@@ -568,53 +608,86 @@ def names_in(code: types.CodeType) -> set[str]:
 def code_of(function: Callable, *others: Any) -> str:
     """All code of this notebook that a function, and other functions or objects, depend on: their own, and that of whatever they name, at any depth.
 
-    Constants are names in capitals. Settings classes don't count (a stage's key holds the values), nor do modules and libraries."""
-    scope, found = inspect.unwrap(function).__globals__, {}
+    Plain values that code names count by value. Settings classes don't count (a stage's key holds the values), nor do modules and libraries."""
+    scope, found, seen = inspect.unwrap(function).__globals__, [], set()
     waiting = [function, *(other if hasattr(other, "__qualname__") else type(other) for other in others)]
     while waiting:
         thing = inspect.unwrap(waiting.pop())  # a decorated function, a cached one too, counts as what it wraps
-        if getattr(thing, "__module__", None) != scope["__name__"] or thing.__qualname__ in found or thing.__name__.endswith("Settings"):
+        if getattr(thing, "__module__", None) != scope["__name__"] or thing in seen or thing.__name__.endswith("Settings"):
             continue
-        parts = vars(thing).values() if inspect.isclass(thing) else [thing]
-        parts = [inspect.unwrap(getattr(part, "__func__", None) or getattr(part, "fget", None) or part) for part in parts]
-        codes = [part.__code__ for part in parts if inspect.isfunction(part) and part.__module__ == scope["__name__"]]
-        found[thing.__qualname__] = plain_source(thing) or "\n".join([repr(getattr(thing, "__annotations__", "")), *map(bytecode, codes)])
-        names = set().union(*map(names_in, codes)) | ({base.__name__ for base in thing.__mro__[1:]} if inspect.isclass(thing) else set())
-        for name in sorted(names & scope.keys()):
-            if hasattr(scope[name], "__qualname__"):
-                waiting.append(scope[name])
-            elif name.isupper() and not isinstance(scope[name], (types.ModuleType, Path, torch.device)):
-                found[name] = repr(scope[name])
-    return "\n".join(f"{name}: {found[name]}" for name in sorted(found))
+        seen.add(thing)
+        parts = vars(thing).items() if inspect.isclass(thing) else [("", thing)]
+        parts = {name: inspect.unwrap(getattr(part, "__func__", None) or getattr(part, "fget", None) or part) for name, part in parts}
+        functions = [part for part in parts.values() if inspect.isfunction(part) and part.__module__ == scope["__name__"]]
+        defaults = [value for part in functions for value in [*(part.__defaults__ or ()), *(part.__kwdefaults__ or {}).values()]]
+        text = plain_source(thing)
+        if text is None:
+            fixed = [f"{name} = {part!r}" for name, part in parts.items() if is_plain(part) and not name.startswith("__")] + [
+                repr(value) for value in defaults if is_plain(value)
+            ]
+            text = "\n".join([repr(getattr(thing, "__annotations__", "")), *fixed, *(bytecode(part.__code__) for part in functions)])
+        found.append(f"{thing.__qualname__}: {text}")
+        names = set().union(*(names_in(part.__code__) for part in functions)) | (
+            {base.__name__ for base in thing.__mro__[1:]} if inspect.isclass(thing) else set()
+        )
+        names.add(thing.__qualname__.split(".")[0])  # who made an inner function gave it its values
+        for name in names & scope.keys():
+            if not hasattr(scope[name], "__qualname__") and is_plain(scope[name]) and not name.startswith("__"):
+                found.append(f"{name} = {scope[name]!r}")
+        waiting += [value for value in [*(scope[name] for name in names & scope.keys()), *defaults] if hasattr(value, "__qualname__")]
+    return "\n".join(sorted(set(found)))
 
 
 # %% cellView="form" tags=["define"]
 # @title Saving: all of a file, or nothing
+import shutil
 import tempfile
 
+UNFINISHED = "unfinished-"  # how the names of files and folders begin that are still being written
 
-def usable_folder(folder: Path) -> Path:
+
+def usable_folder(folder: Path, variable: str = "WM_RUN_FOLDER") -> Path:
     """The folder, made if need be, and tried out. RuntimeError: it can't be used; the sentence says what to do."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise RuntimeError(f"{folder} can't be used ({error}). Set WM_RUN_FOLDER to a folder of yours, then run this cell again.") from error
+        raise RuntimeError(f"{folder} can't be used ({error}). Set {variable} to a folder of yours, then run this cell again.") from error
     return folder
 
 
-def save(value: Any, path: Path) -> None:
-    """Write tensors, numbers, strings, lists and dicts to `path`: all of it or nothing, also when two kernels write at once. RuntimeError: the disk is full, say."""
-    side = None
+@contextlib.contextmanager
+def room_for(path: Path) -> Iterator[None]:
+    """Turn what the disk says while `path` is written into a sentence that says what to do: a RuntimeError."""
     try:
-        handle, side = tempfile.mkstemp(suffix=".part", dir=usable_folder(path.parent))  # a name of its own for each writer
-        with os.fdopen(handle, "wb") as file:
-            torch.save(value, file)
-        os.replace(side, path)
-    except (OSError, RuntimeError) as error:
-        if side:
-            Path(side).unlink(missing_ok=True)
+        yield
+    except OSError as error:
         raise RuntimeError(f"{path} could not be saved ({error}). Free some disk space, or set WM_RUN_FOLDER to another folder, then run again.") from error
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file: all of it or nothing, also when two kernels write at once or one is stopped. RuntimeError: the disk is full, say."""
+    with room_for(path):
+        handle, side = tempfile.mkstemp(prefix=UNFINISHED, dir=usable_folder(path.parent))  # a name of its own for each writer
+        try:
+            os.close(handle)
+            Path(side).write_bytes(content)
+            os.replace(side, path)
+        finally:
+            Path(side).unlink(missing_ok=True)
+
+
+def save(value: Any, path: Path) -> None:
+    """Write tensors, numbers, strings, lists and dicts to `path`, as `write_whole` does."""
+    torch.save(value, file := io.BytesIO())
+    write_whole(path, file.getvalue())
+
+
+def sweep(folder: Path, older_than: float = 3600.0) -> None:
+    """Remove what a killed kernel has left half-written, somewhere in a folder of stages. What is younger (s) may be another kernel's work."""
+    for left in folder.glob(f"*/{UNFINISHED}*"):
+        if time.time() - left.stat().st_mtime > older_than:
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
 
 
 def set_aside(path: Path, error: Exception) -> None:
@@ -631,7 +704,7 @@ def load(path: Path, *needed: str) -> dict | None:
         return None
     try:
         value = torch.load(path, map_location="cpu", weights_only=True)  # tensors and plain values only: a foreign file can't run code here
-        if absent := [name for name in needed if name not in value]:
+        if absent := [name for name in needed if not isinstance(value, dict) or name not in value]:
             raise KeyError(f"no {', '.join(absent)} in it")
         return value
     except Exception as error:
@@ -752,7 +825,7 @@ def find_pretrained(settings: Settings) -> dict[str, Stage]:
         for name in ("manifest.json", "checkpoint.safetensors") if folder != REFERENCE else ():
             address = f"https://raw.githubusercontent.com/{REPOSITORY}/main/{REFERENCE.as_posix()}/{name}"
             with urllib.request.urlopen(address, timeout=30) as answer:
-                (usable_folder(folder) / name).write_bytes(answer.read())
+                write_whole(folder / name, answer.read())
         wanted = json.loads((folder / "manifest.json").read_text())["checkpoint_sha256"]
         found = hashlib.sha256((folder / "checkpoint.safetensors").read_bytes()).hexdigest()
         if found != wanted:
@@ -771,7 +844,7 @@ DREAM_HORIZON = ""  # @param {type:"string"}
 DREAM_TEMPERATURE = ""  # @param {type:"string"}
 RANDOM_EPISODES = ""  # @param {type:"string"}
 SEED = ""  # @param {type:"string"}
-USE_PRETRAINED = os.environ.get("WM_USE_PRETRAINED", "0") == "1"  # @param {type:"boolean"}
+USE_PRETRAINED = switch("WM_USE_PRETRAINED")  # @param {type:"boolean"}
 USE_GOOGLE_DRIVE = False  # @param {type:"boolean"}
 
 if USE_PRETRAINED and PROFILE == "auto":
@@ -785,6 +858,7 @@ if USE_GOOGLE_DRIVE:  # it outlives a Colab session
     drive.mount("/content/drive")
 home_folder = "/content/drive/MyDrive/world_models_cartpole" if USE_GOOGLE_DRIVE else os.environ.get("WM_RUN_FOLDER", "runs")
 RUN_FOLDER = usable_folder(Path(home_folder) / profile_name(PROFILE))
+sweep(RUN_FOLDER)
 PRETRAINED = find_pretrained(settings) if USE_PRETRAINED else {}
 if PRETRAINED:
     settings = make_settings(PROFILE, ",".join([LOOK_AROUND, *wishes]))
@@ -820,21 +894,32 @@ CARD = """---
 """
 
 
+def checksum(folder: Path) -> str:
+    """SHA-256 over the data files of a saved dataset."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.glob("*.arrow")))).hexdigest()
+
+
 def write_dataset(episodes: list[Episode], folder: Path, policy: str) -> None:
     """Save episodes as a Hugging Face Dataset with explicit features, one row per episode, and a card beside it: all of it, or nothing."""
     rows = [{**episode._asdict(), "actions": episode.actions.astype(np.int8)} for episode in episodes]
-    with tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as place:
+    with room_for(folder), tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder.parent, ignore_cleanup_errors=True) as place:
         # Kept in memory: a file that is still mapped can't be removed on Windows.
         made = datasets.Dataset.from_generator(lambda: iter(rows), features=FEATURES, cache_dir=f"{place}/cache", keep_in_memory=True)
         made.save_to_disk(f"{place}/data")
         card = CARD.format(policy=policy, episodes=len(episodes), steps=sum(len(episode.actions) for episode in episodes))
         Path(place, "data", "README.md").write_text(card)
-        if not folder.exists():  # another kernel may have been faster
+        Path(place, "data", "sha256").write_text(checksum(Path(place, "data")))
+        try:
             os.rename(f"{place}/data", folder)
+        except OSError:
+            if not folder.exists():  # else another kernel was faster
+                raise
 
 
 def read_dataset(folder: Path) -> list[Episode]:
-    """The episodes of one saved dataset."""
+    """The episodes of one saved dataset. ValueError: a byte is not as it was written."""
+    if (folder / "sha256").read_text() != checksum(folder):
+        raise ValueError("its checksum differs")
     dataset = datasets.load_from_disk(str(folder), keep_in_memory=True)
     # Left alone, the format turns every byte into eight: ask for bytes.
     pictures = dataset.with_format("numpy", columns=["frames"], dtype=np.uint8)
@@ -861,6 +946,7 @@ def recorded(policy: Policy, function: Callable = record, after: tuple[Stage, ..
     """Keep the stage of a function that records, and read its episodes; a part that can't be read is set aside and recorded anew, once."""
     for last_try in (False, True):
         stage, episodes = keep(function, policy, after=after, name=how["purpose"].replace(" ", "-"), **how), []
+        folder = stage.folder
         try:
             for folder in (stage.folder / part for part in stage.result["parts"]):
                 episodes += read_dataset(folder)
@@ -1315,7 +1401,7 @@ def show_code(v: V, middle: Tensor, one_knob: Tensor, **turns: float) -> None:
 
 # %% tags=["run", "widget"]
 explorer = widgets.interactive(lambda **turns: show_code(v, middle, one_knob, **turns), **{f"z{j}": widgets.FloatSlider(0, min=-3, max=3) for j in busiest})
-if os.environ.get("WM_NO_WIDGETS") != "1":  # a saved widget is nothing without its kernel
+if not switch("WM_NO_WIDGETS"):  # a saved widget is nothing without its kernel
     display(explorer)
 
 # %% [markdown]
@@ -1346,7 +1432,7 @@ class Probe:
         features, states = features.double(), states.double()
         self.mean, self.scale, self.offset = features.mean(0), features.std(0) + 1e-3, states.mean(0)
         a = (features - self.mean) / self.scale  # (S, F)
-        gram = a.T @ a + ridge * len(a) * torch.eye(a.shape[1], dtype=a.dtype, device=a.device)  # (F, F)
+        gram = a.T @ a + ridge * max(1, len(a)) * torch.eye(a.shape[1], dtype=a.dtype, device=a.device)  # (F, F)
         self.weight = torch.linalg.solve(gram, a.T @ (states - self.offset))  # (F, 4)
 
     def __call__(self, features: Tensor) -> Tensor:
@@ -1359,17 +1445,24 @@ class Probe:
         return {name: dict(zip(STATE_UNITS, values.tolist())) for name, values in (("r2", 1 - missed / spread), ("rms", missed.sqrt()))}
 
 
+def number(value: float, digits: int, unit: str = "") -> str:
+    """A measured number as text; – where it could not be measured, because no episode was long enough."""
+    return "–" if math.isnan(value) else f"{value:.{digits}f}{unit}"
+
+
 def print_scores(columns: dict[str, tuple[dict, str]]) -> None:
     """A table with a line per state: column -> (what `Probe.score` returned, "r2" or "rms")."""
     print(f"{'':10s}", *(f"{column:>24s}" for column in columns))
     for name, unit in STATE_UNITS.items():
-        texts = (f"R² {score[kind][name]:.3f}" if kind == "r2" else f"rms {score[kind][name]:.3f} {unit}" for score, kind in columns.values())
+        texts = (
+            f"R² {number(score[kind][name], 3)}" if kind == "r2" else f"rms {number(score[kind][name], 3, f' {unit}')}" for score, kind in columns.values()
+        )
         print(f"{name:10s}", *(f"{text:>24s}" for text in texts))
 
 
 # %% tags=["run"]
 z_recorded, _ = encode_rows(v, memory, memory.rows)  # (N, Z)
-held_out = memory.episode >= 0.8 * len(memory.episodes)
+held_out = memory.episode >= int(0.8 * len(memory.episodes))
 z_probe = Probe(z_recorded[~held_out], memory.states[~held_out])
 z_score = z_probe.score(z_recorded[held_out], memory.states[held_out])
 print_scores({"share explained": (z_score, "r2"), "error": (z_score, "rms")})
@@ -1687,11 +1780,12 @@ class World(NamedTuple):
 
     def moments(self, count: int, generator: torch.Generator, ahead: int = 1, copies: int = 0, episodes: range | None = None) -> tuple[Tensor, Tensor]:
         """At most `count` random rows (S,) with a few real steps before and `ahead` after them, and copies (S,), 0: of all. ValueError: no episode is long enough."""
-        rows, wanted = self.memory.rows, episodes or range(len(self.memory.episodes))
-        rows = rows[(rows - self.memory.first >= self.context // 2) & (rows + ahead <= self.memory.last)]
-        rows = rows[(self.memory.episode[rows] >= wanted.start) & (self.memory.episode[rows] < wanted.stop)]
+        rows, first, last, episode = self.memory.rows, self.memory.first, self.memory.last, self.memory.episode  # (N,) each
+        wanted = (episode >= episodes.start) & (episode < episodes.stop) if episodes else episode >= 0
+        before = min(self.context // 2, int((last - first)[wanted].max()) - ahead)  # where all are short, fewer steps must do
+        rows = rows[wanted & (rows - first >= before) & (rows + ahead <= last)]
         if not len(rows):
-            raise ValueError(f"no recorded episode has {self.context // 2 + ahead} steps: record more of them (collect.episodes)")
+            raise ValueError(f"no recorded episode has {ahead} steps: record more of them (collect.episodes)")
         copies = copies or len(self.codes.mu)
         rows = self.memory.draw(rows, min(count, copies * len(rows)), generator)
         return rows, torch.randint(copies, (len(rows),), generator=generator).to(rows.device)
@@ -1732,11 +1826,6 @@ HORIZONS = (1, 5, 15, 30)  # steps without looking, of which tables speak
 def median(values: Tensor) -> Tensor:
     """The median over the first dimension, (S, ...) -> (...); nan where there is nothing to take it of."""
     return values.median(0).values if len(values) else values.new_full(values.shape[1:], math.nan)
-
-
-def number(value: float, digits: int, unit: str = "") -> str:
-    """A measured number as text; – where it could not be measured, because no episode was long enough."""
-    return "–" if math.isnan(value) else f"{value:.{digits}f}{unit}"
 
 
 def seen_again(v: V, z: Tensor) -> Tensor:
@@ -1876,7 +1965,7 @@ with torch.no_grad():
 films = {"real": memory.stack(film_rows[1:])[:, -1].cpu(), "dream": v.decode(film_steps.state.z[0])[:, -1].cpu()}  # (T, 64, 64) each
 film_pick = np.unique(np.linspace(0, len(film_rows) - 2, 7).astype(int))
 show_pictures({name: film[film_pick] for name, film in films.items()}, "The same pushes, in reality and in a dream", [f"+{k + 1}" for k in film_pick])
-show_gif(torch.cat([film[:, ROWS_DRAWN] for film in films.values()], 1).numpy(), "above: real, below: dreamed, under the same pushes")
+show_film(torch.cat([film[:, ROWS_DRAWN] for film in films.values()], 1).numpy(), "above: real, below: dreamed, under the same pushes")
 
 # %% [markdown]
 # Above the last thirty steps of the first random episode that is long enough, below the dream under the same pushes. It starts from real frames and then never looks again. Cart and pole stay together with the real ones. But the drawing is poor, with a faint pole and dust around it: so long a random episode has carried the cart to the left, where few recorded frames lie, and V draws badly what it has seldom seen. (M has practised on this episode; part 9 measures dreams on new ones.)
@@ -1925,7 +2014,7 @@ last_rows = memory.rows[(memory.rows < memory.last) & (memory.rows - memory.firs
 heads = world.m.says(world.m.step(world.states(last_rows), memory.actions[last_rows]))
 ended, called = memory.done[last_rows + 1], heads.done > 0  # (S,) each; a logit above 0 is a probability above one half
 found_share, right_share = (100 * int((called & ended).sum()) / max(1, int(flags.sum())) for flags in (ended, called))
-print(f"reward head: {heads.reward[~ended].mean():.3f} on steps in mid-episode, {heads.reward[ended].mean():.3f} on last steps\n"
+print(f"reward head: {number(float(heads.reward[~ended].mean()), 3)} on steps in mid-episode, {number(float(heads.reward[ended].mean()), 3)} on last steps\n"
       f"termination head: finds {found_share:.0f} % of the ends (recall); {right_share:.0f} % of its calls are right (precision)")  # fmt: skip
 
 # %% [markdown]
@@ -1942,7 +2031,7 @@ def show_dream(world: World, noisy: Tensor, starts: State, start: int, τ: float
     a = torch.tensor([[word == "right" for word in (pushes.split() * steps)[:steps]]], device=starts.z.device).long()  # (1, T)
     noise = noisy * torch.randn(1, steps, len(noisy), generator=torch.Generator().manual_seed(start)).to(noisy.device)  # (1, T, Z)
     path = stacked(list(dream(world.m, starts.pick(slice(start, start + 1)), given(a), steps, tau=τ, noise=noise)))
-    show_gif(world.v.decode(path.state.z[0])[:, -1, ROWS_DRAWN].cpu().numpy(), f"{pushes}, τ = {τ}")
+    show_film(world.v.decode(path.state.z[0])[:, -1, ROWS_DRAWN].cpu().numpy(), f"{pushes}, τ = {τ}")
 
 
 # %% tags=["run", "widget"]
@@ -1955,7 +2044,7 @@ player = widgets.interactive(
     pushes=patterns,
     steps=(10, 100),
 )
-if os.environ.get("WM_NO_WIDGETS") != "1":  # a saved widget is nothing without its kernel
+if not switch("WM_NO_WIDGETS"):  # a saved widget is nothing without its kernel
     display(player)
 
 # %% [markdown]
@@ -2439,14 +2528,21 @@ def three_films(world: World, length: int, horizon: int = 30) -> np.ndarray:
 # %% tags=["run"]
 wake_film = three_films(test_world, 100)
 if len(wake_film):
-    show_gif(wake_film, "from above: real, redrawn by V, dreamed by M (which looks once every 30 steps)")
+    show_film(wake_film, "from above: real, redrawn by V, dreamed by M (which looks once every 30 steps)")
 
 # %% [markdown]
 # Two seconds of its life, and by eye the three are hard to tell apart. It is kept, and so are the checkpoint (a `safetensors` file: tensors only, no code), sixteen imagined rollouts under random pushes for whoever wants to look at a dream without running one, and `manifest.json`, which holds the main numbers.
 
 # %% cellView="form" tags=["define"]
 # @title What the checkpoint and the manifest hold
-from safetensors.torch import save_file
+from safetensors.torch import save as bytes_of
+
+
+def strict(value: Any) -> Any:
+    """The same value as strict JSON can hold it: what could not be measured (nan) becomes null."""
+    if isinstance(value, dict):
+        return {name: strict(part) for name, part in value.items()}
+    return [*map(strict, value)] if isinstance(value, (list, tuple)) else None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def save_checkpoint(path: Path, stages: list[Stage], settings: Settings) -> str:
@@ -2457,15 +2553,8 @@ def save_checkpoint(path: Path, stages: list[Stage], settings: Settings) -> str:
     tensors = {name: part.cpu().clone(memory_format=torch.contiguous_format) for name, part in parts.items() if isinstance(part, Tensor)}  # no two share memory
     others = {name: part for name, part in parts.items() if not isinstance(part, Tensor)}
     about = {"settings": settings.model_dump(mode="json"), "values": others, "seconds": {stage.name: stage.seconds for stage in stages}}
-    save_file(tensors, path, {"about": json.dumps(about)})
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def strict(value: Any) -> Any:
-    """The same value as strict JSON can hold it: what could not be measured (nan) becomes null."""
-    if isinstance(value, dict):
-        return {name: strict(part) for name, part in value.items()}
-    return [*map(strict, value)] if isinstance(value, (list, tuple)) else None if isinstance(value, float) and not math.isfinite(value) else value
+    write_whole(path, content := bytes_of(tensors, {"about": json.dumps(strict(about), allow_nan=False)}))
+    return hashlib.sha256(content).hexdigest()
 
 
 def hardware_name(device: torch.device) -> str:
@@ -2489,11 +2578,11 @@ def imagined_rollouts(world: World, starts: State, seed: int, count: int = 16, s
 
 # %% cellView="form" tags=["run"]
 # @title Save the checkpoint, imagined rollouts and the manifest
-OUT = usable_folder(Path(os.environ.get("WM_OUT_FOLDER", RUN_FOLDER / "what_is_kept")))
+OUT = usable_folder(Path(os.environ.get("WM_OUT_FOLDER", RUN_FOLDER / "what_is_kept")), "WM_OUT_FOLDER")
 kept_stages = [v_stage, broken_stage, m_stage, practice_stage, c_stage, control_stage]
 digest = save_checkpoint(OUT / "checkpoint.safetensors", kept_stages, settings)
-(OUT / "film.gif").write_bytes(gif_of(wake_film) if len(wake_film) else b"")
-save_file(imagined_rollouts(world, pool, settings.seed), OUT / "imagined_rollouts.safetensors")
+write_whole(OUT / "film.png", film_of(wake_film) if len(wake_film) else b"")
+write_whole(OUT / "imagined_rollouts.safetensors", bytes_of(imagined_rollouts(world, pool, settings.seed)))
 own_z, own_zh = z_probe.score(test_world.codes.mu[0], test_world.memory.states), zh_probe.score(*read_rows(test_world))
 real_steps_of = {
     "random play, trained on": random_steps, "looks, only logged": int(sum(map(sum, learned["real"])) + sum(control_returns)),
@@ -2512,8 +2601,8 @@ manifest = {
     "dream_real": {"pearson": pearson, "spearman": spearman, "updates": learned["updates"], "dream": learned["dream"], "real": look_means},
     "dream_steps_per_s": dream_rate, "real_steps_per_s": real_rate, "checkpoint_sha256": digest,
 }  # fmt: skip
-(OUT / "manifest.json").write_text(json.dumps(strict(manifest), indent=1, allow_nan=False))
-print(f"on C's own episodes, (z, h) read: θ to {math.degrees(own_zh['rms']['theta']):.2f}°, x to {1000 * own_zh['rms']['x']:.0f} mm")
+write_whole(OUT / "manifest.json", json.dumps(strict(manifest), indent=1, allow_nan=False).encode())
+print(f"on C's own episodes, (z, h) read: θ to {number(math.degrees(own_zh['rms']['theta']), 2, '°')}, x to {number(1000 * own_zh['rms']['x'], 0, ' mm')}")
 print("real steps:", "; ".join(f"{name}: {count:,}" for name, count in real_steps_of.items()))
 print(f"checkpoint: {(OUT / 'checkpoint.safetensors').stat().st_size / 1e6:.1f} MB, SHA-256 {digest[:12]}…")
 
@@ -2537,7 +2626,7 @@ def live_on(world: World, weights: Tensor, starts: State, steps: int) -> tuple[T
 # Random play is always about to fall. For this question we take moments from which a good controller can survive.
 read_pool = zh_probe(features(pool))  # (S, 4)
 calm = pool.pick((read_pool[:, 2].abs() < math.radians(4)) & (read_pool[:, 3].abs() < 0.5)).pick(slice(512))  # angle in rad, angular velocity in rad/s
-looked_at = [learned["path"][updates // settings.c.population - 1].to(DEVICE) for updates in learned["updates"]]
+looked_at = [learned["path"][updates // learned["returns"].shape[1] - 1].to(DEVICE) for updates in learned["updates"]]
 survived = [float(live_on(world, weights, calm, 30)[1].sum(1).mean()) for weights in looked_at]
 liar = int(np.argmin(look_means))  # the one that reality paid least
 print("\n".join(f"after {updates:5,d} updates: {steps:.1f} of 30 dreamed steps, {real:5.1f} of {LOOK_STEPS} real ones" + "  <- paid least" * (k == liar)
@@ -2946,7 +3035,7 @@ print(f"{(time.time() - began) / 60:.0f} minutes since the first cell")
 # | CUDA out of memory | `v.batch=128`, or `m.copies=4` |
 # | Colab disconnected | run all again: finished stages load, the interrupted one goes on from its last save (tick `USE_GOOGLE_DRIVE`, because Colab deletes its own disk) |
 # | no display | none is needed; run the cell "Imports" before anything else imports gymnasium |
-# | "Could not write to …" | free some disk space, or set `WM_RUN_FOLDER` to a folder of yours |
+# | "… could not be saved" | free some disk space, or set `WM_RUN_FOLDER` to a folder of yours |
 # | something old seems to be used | it is not: a stage's key contains its settings and its code. To start over all the same, delete `runs/` |
 #
 # ### Glossary

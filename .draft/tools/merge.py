@@ -21,7 +21,7 @@ for c in new.cells:
         for o in c.outputs:
             if "image/png" in o.get("data", {}):
                 raw = base64.b64decode("".join(o["data"]["image/png"]))
-                if raw[:3] != b"GIF":
+                if not getattr(Image.open(io.BytesIO(raw)), "is_animated", False):
                     file = io.BytesIO(); Image.open(io.BytesIO(raw)).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
                     if len(file.getvalue()) < len(raw): o["data"]["image/png"] = base64.b64encode(file.getvalue()).decode()
             assert o.get("name") != "stderr", (c.id, o)

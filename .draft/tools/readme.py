@@ -14,7 +14,7 @@ text = f"""# World models: CartPole from pixels, solved inside its own dream
 
 One annotated notebook. An agent sees CartPole-v1 only as 64 × 64 pixels, learns a private simulator of it (V, a variational autoencoder; M, an LSTM), trains its controller (C, CMA-ES) wholly inside 30-step dreams, and then walks into the real environment. Every number it talks about is measured in the notebook itself, the failures included.
 
-![real, redrawn by V, dreamed by M](assets/quick_run/film.gif)
+![real, redrawn by V, dreamed by M](assets/quick_run/film.png)
 
 *One real episode on a test seed. From above: what the camera sees, what V redraws, what M dreams, when every 30 steps it may read sixteen real frames and then goes on alone.*
 
