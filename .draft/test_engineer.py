@@ -88,7 +88,9 @@ def test_bad_tokens_are_401_and_say_why(nb, driver, client, monkeypatch):
     assert "age" in ask(client, token=token).json()["detail"]
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b'{"frames": NaN}', b"[]", b'{"frames": "AAAA"}', b'{"frames": 5, "x": 1e999}', json.dumps({"frames": "!" * 21_848}).encode()])
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b'{"frames": NaN}', b"[]", b'{"frames": "AAAA"}', b'{"frames": 5, "x": 1e999}', json.dumps({"frames": "!" * 21_848}).encode()]
+)
 def test_what_is_no_request_is_422_and_says_where(client, body):
     answer = client.post("/act", content=body, headers={"content-type": "application/json"})
     assert answer.status_code == 422 and answer.json()["detail"][0]["problem"]
@@ -105,7 +107,9 @@ def test_a_batch_equals_one_by_one(nb, driver):
         push, after, _ = driver(frames, past, yes)
         for k in range(8):
             one, its, _ = driver(frames[k : k + 1], nb.Past(*(part[k : k + 1] for part in past)), yes[:1])
-            assert one == push[k] and nb.torch.allclose(its.z, after.z[k : k + 1], atol=1e-5) and nb.torch.allclose(its.alone, after.alone[k : k + 1], atol=1e-4)
+            assert (
+                one == push[k] and nb.torch.allclose(its.z, after.z[k : k + 1], atol=1e-5) and nb.torch.allclose(its.alone, after.alone[k : k + 1], atol=1e-4)
+            )
         past, frames = after, frames.roll(1, 0)
 
 

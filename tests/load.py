@@ -85,7 +85,10 @@ def generated(app, count: int) -> collections.Counter:
     for operation in operations:
         share = count - 2 * (count // 10) if operation.path == "/act" else count // 10
 
-        @given(case=operation.as_strategy(generation_mode=schemathesis.GenerationMode.POSITIVE) | operation.as_strategy(generation_mode=schemathesis.GenerationMode.NEGATIVE))
+        @given(
+            case=operation.as_strategy(generation_mode=schemathesis.GenerationMode.POSITIVE)
+            | operation.as_strategy(generation_mode=schemathesis.GenerationMode.NEGATIVE)
+        )
         @settings(max_examples=share, deadline=None, suppress_health_check=list(HealthCheck), database=None)
         def send(case):
             statuses[f"{operation.method.upper()} {operation.path} {case.call().status_code}"] += 1

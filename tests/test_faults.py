@@ -32,7 +32,9 @@ def test_libraries_are_those_of_the_requirements():
 @pytest.mark.parametrize("version, asked", [("0.29.1", ["gymnasium>=1.1"]), (None, ["gymnasium>=1.1"]), ("1.3.0", []), ("2.0.0rc1", [])])
 def test_an_old_library_is_replaced_and_a_missing_one_installed(monkeypatch, version, asked):
     others = [name for name in "torch torchvision pygame datasets nevergrad scipy pydantic matplotlib ipywidgets safetensors tqdm".split()]
-    library = [types.SimpleNamespace(name=name, version="99") for name in others] + [types.SimpleNamespace(name="Gymnasium", version=version)] * (version is not None)
+    library = [types.SimpleNamespace(name=name, version="99") for name in others] + [types.SimpleNamespace(name="Gymnasium", version=version)] * (
+        version is not None
+    )
     monkeypatch.setattr("importlib.metadata.distributions", lambda: library)
     calls = []
     monkeypatch.setattr(subprocess, "run", lambda command, **how: calls.append(command) or types.SimpleNamespace(returncode=0))
@@ -50,7 +52,10 @@ def test_without_pip_or_with_an_old_torch_a_sentence_says_what_to_do(monkeypatch
         exec(LIBRARIES, {})
 
 
-@pytest.mark.parametrize("said, means", [("", False), ("1", True), ("true", True), ("True", True), (" YES ", True), ("on", True), ("0", False), ("False", False), ("no", False), ("off", False)])
+@pytest.mark.parametrize(
+    "said, means",
+    [("", False), ("1", True), ("true", True), ("True", True), (" YES ", True), ("on", True), ("0", False), ("False", False), ("no", False), ("off", False)],
+)
 def test_switches_are_read_as_people_mean_them(nb, monkeypatch, said, means):
     monkeypatch.setenv("WM_USE_PRETRAINED", said)
     assert nb.switch("WM_USE_PRETRAINED") is means

@@ -71,7 +71,7 @@ A stage that the change touches is trained anew, and so is everything after it; 
 
 ## Time
 
-`quick` took {wall} minutes from nothing, every cell and figure included, on two cores that others share. On a processor that something else also uses, M's training changes to one thread while that is faster; `python tests/benchmark.py` prints what a busy neighbour costs on your machine. The first half of the notebook has run on one GPU (an H100); a T4 has not been tried. Seconds per stage of the run that ships:
+`quick` took {wall} minutes from nothing, every cell and figure included, on two cores that others share, and 26 beside a process that kept one of them busy. On a processor that something else also uses, training and dreams change to one thread while that is faster; `python tests/benchmark.py` prints what a busy neighbour costs on your machine. The first half of the notebook has run on one GPU (an H100); a T4 has not been tried. Seconds per stage of the run that ships:
 
 | stage | seconds |
 |---|---|
@@ -84,6 +84,10 @@ A stage that the change touches is trained anew, and so is everything after it; 
 ```
 .venv/bin/python tests/experiments.py main_line_quick --jobs 2
 ```
+
+## The engineer's road
+
+Part 10 serves V, M and C to robots over HTTP, in INT8 and with a guard. `WM_ROADS=engineer` computes its tables anew; `python tests/load.py` measures the service under load, with uvicorn and Ray Serve, and `--generated 10000` sends it requests made to break it.
 
 ## Where things are saved
 
