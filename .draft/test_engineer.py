@@ -84,7 +84,8 @@ def test_bad_tokens_are_401_and_say_why(nb, driver, client, monkeypatch):
         assert answer.status_code == 401 and "token" in answer.json()["detail"], answer.text
     import itsdangerous.timed
 
-    monkeypatch.setattr(itsdangerous.timed.time, "time", lambda now=nb.time.time(): now + nb.MAX_AGE + 2)
+    later = nb.time.time() + nb.MAX_AGE + 2
+    monkeypatch.setattr(itsdangerous.timed.time, "time", lambda: later)
     assert "age" in ask(client, token=token).json()["detail"]
 
 
@@ -130,7 +131,7 @@ def test_the_guard_doubts_beyond_its_limits_and_not_before(nb, driver):
     assert begin["believed"].all(), "there is nothing to compare a first picture with"
     surprise = driver(frames.roll(1, 0), past, yes)[2]["surprise"]
     strict = nb.Driver(driver.world, driver.weights, driver.verifier, nb.Limits(surprise=float(surprise.median())))
-    push, after, found = strict(frames.roll(1, 0), past, yes)
+    _, after, found = strict(frames.roll(1, 0), past, yes)
     assert nb.torch.equal(found["believed"], surprise <= surprise.median()) and not found["believed"].all()
     assert not after.known[~found["believed"], :-1].any() and after.known[found["believed"], -2].all(), "after a jump M reads a new film"
     assert strict(frames.roll(1, 0), past, ~yes)[2]["believed"].all(), "who does not want the guard is not guarded"
@@ -143,7 +144,7 @@ def test_in_doubt_the_dream_goes_on_and_calm_pictures_are_believed_again(nb, dri
     past, believed = first(nb, driver, 1), []
     for k in range(9):
         frames = shown if k < 4 else nb.torch.tensor(FRAMES[k - 3 : k - 2])  # three pictures that do not change, then others
-        before, (push, past, found) = past, still(frames, past, yes)
+        before, (_, past, found) = past, still(frames, past, yes)
         believed.append(bool(found["believed"]))
         if not believed[-1]:
             sizes = [past.z.shape[2], past.z.shape[2], 16, 16, 1]

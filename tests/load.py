@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import base64
 import collections
-import csv
 import sys
 import threading
 import time
@@ -85,13 +84,13 @@ def generated(app, count: int) -> collections.Counter:
     for operation in operations:
         share = count - 2 * (count // 10) if operation.path == "/act" else count // 10
 
-        @given(
-            case=operation.as_strategy(generation_mode=schemathesis.GenerationMode.POSITIVE)
-            | operation.as_strategy(generation_mode=schemathesis.GenerationMode.NEGATIVE)
-        )
+        modes = (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE)
+
+        @given(case=operation.as_strategy(generation_mode=modes[0]) | operation.as_strategy(generation_mode=modes[1]))
         @settings(max_examples=share, deadline=None, suppress_health_check=list(HealthCheck), database=None)
         def send(case):
-            statuses[f"{operation.method.upper()} {operation.path} {case.call().status_code}"] += 1
+            status = case.call().status_code
+            statuses[f"{case.method} {case.path} {status}"] += 1
 
         send()
     return statuses
