@@ -3044,7 +3044,7 @@ int8_world = world._replace(v=quantised(world.v), m=quantised(world.m))
 int8_inputs = ({"float32": world, "INT8": int8_world}, ship, good_episodes, wide_probe)
 int8_settings = {"seed": settings.seed, "episodes": settings.evaluate.episodes, "workers": settings.collect.workers}
 int8_stage = keep(try_int8, *int8_inputs, after=(c_stage, good_stage), name="int8", **int8_settings) if "engineer" in live else None
-table_of("engineer_int8", int8_stage.result["lines"] if int8_stage else []).set_index("weights").T
+table_of("engineer_int8", int8_stage.result["lines"] if int8_stage else []).T
 
 # %% [markdown]
 # TEXT-INT8
@@ -3472,21 +3472,15 @@ guard_table = table_of("engineer_guard", guard_stage.result["lines"] if guard_st
 guard_table
 
 # %% tags=["run", "extra"]
-plt.figure(figsize=(8, 3.2))
-for guard_shift, guard_how in ((-0.2, "without guard"), (0.2, "with guard")):
-    plt.bar(
-        np.arange(len(guard_table)) + guard_shift,
-        guard_table[f"return {guard_how}"].astype(float),
-        0.38,
-        label=guard_how,
-        color=BLUE if guard_shift > 0 else ORANGE,
-        hatch="" if guard_shift > 0 else "//",
-        edgecolor="white",
-    )
-plt.xticks(range(len(guard_table)), guard_table["camera"])
-plt.gca().set(xlabel="what the camera shows in 10 of each 100 steps", ylabel="return (steps)", title="Over HTTP, INT8: what a lying camera costs")
-plt.legend(ncols=2, loc="lower left")
-plt.show()
+if len(guard_table):
+    plt.figure(figsize=(9, 3.2))
+    for guard_shift, guard_how, guard_look in ((-0.2, "without guard", {"color": ORANGE, "hatch": "//"}), (0.2, "with guard", {"color": BLUE})):
+        guard_heights = guard_table[f"return {guard_how}"].astype(float)
+        plt.bar(np.arange(len(guard_table)) + guard_shift, guard_heights, 0.38, label=guard_how, edgecolor="white", **guard_look)
+    plt.xticks(range(len(guard_table)), guard_table["camera"])
+    plt.gca().set(xlabel="what the camera shows in 10 of each 100 steps", ylabel="return (steps)", title="What a lying camera costs, over HTTP", ylim=(0, 600))
+    plt.legend(ncols=2, loc="upper center")
+    plt.show()
 
 # %% [markdown]
 # TEXT-GUARD
@@ -3500,12 +3494,15 @@ load_table = table_of("engineer_load", [])
 load_table
 
 # %% tags=["run", "extra"]
-load_panels = [{"lines": {}, "xlabel": "clients", "ylabel": what, "xscale": "log", "yscale": "log"} for what in ("p99 (ms)", "per second")]
-for (load_server, load_replicas), load_rows in load_table[load_table["killed"].astype(int) == 0].groupby(["server", "replicas"]):
+load_axes = {"xlabel": "clients", "xscale": "log", "yscale": "log"}
+load_panels = [load_axes | {"lines": {}, "ylabel": what} for what in ("p99 (ms)", "per second")]
+load_groups = load_table[load_table["killed"].astype(int) == 0].groupby(["server", "replicas"]) if len(load_table) else []
+for (load_server, load_replicas), load_rows in load_groups:
     for load_panel in load_panels:
-        load_values = (load_rows["clients"].astype(int), load_rows[load_panel["ylabel"]].astype(float))
-        load_panel["lines"][f"{load_server}, {load_replicas} replica{'s' if int(load_replicas) > 1 else ''}"] = load_values
-plot(*load_panels, title="Clients, replicas and the service on two cores")
+        load_line = (load_rows["clients"].astype(int), load_rows[load_panel["ylabel"]].astype(float), "o-" if load_server == "uvicorn" else "s--")
+        load_panel["lines"][f"{load_server}, {load_replicas} of it"] = load_line
+if len(load_table):
+    plot(*load_panels, title="Clients and service on the same two cores")
 
 # %% [markdown]
 # TEXT-LOAD
