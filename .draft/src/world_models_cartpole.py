@@ -654,13 +654,12 @@ def room_for(path: Path) -> Iterator[None]:
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file: all of it or nothing, also when two kernels write at once or one is stopped. RuntimeError: the disk is full, say."""
     with room_for(path):
-        handle, side = tempfile.mkstemp(prefix=UNFINISHED, dir=usable_folder(path.parent))  # a name of its own for each writer
+        side = usable_folder(path.parent) / f"{UNFINISHED}{os.getpid()}-{time.time_ns()}"  # a name of its own for each writer
         try:
-            os.close(handle)
-            Path(side).write_bytes(content)
+            side.write_bytes(content)
             os.replace(side, path)
         finally:
-            Path(side).unlink(missing_ok=True)
+            side.unlink(missing_ok=True)
 
 
 def save(value: Any, path: Path) -> None:
@@ -3327,7 +3326,7 @@ def served(driver: Driver, key: bytes, replicas: int = 1) -> Iterator[tuple[str,
         work = Path(folder) / "serve.pkl"
         work.write_bytes(cloudpickle.dumps(serve))  # a new process knows nothing of this notebook: the function travels with all that it needs
         call = "import pickle, sys; pickle.load(open(sys.argv[1], 'rb'))(int(sys.argv[2]))"
-        command = [sys.executable, "-c", call, str(work), str(listener.fileno())]
+        command = [sys.executable, "-W", "ignore", "-c", call, str(work), str(listener.fileno())]
         processes = [subprocess.Popen(command, pass_fds=[listener.fileno()]) for _ in range(replicas)]
         try:
             yield healthy(f"http://127.0.0.1:{listener.getsockname()[1]}"), lambda: processes
