@@ -85,10 +85,6 @@ A stage that the change touches is trained anew, and so is everything after it; 
 .venv/bin/python tests/experiments.py main_line_quick --jobs 2
 ```
 
-## The engineer's road
-
-Part 10 serves V, M and C to robots over HTTP, in INT8 and with a guard. `WM_ROADS=engineer` computes its tables anew; `python tests/load.py` measures the service under load, with uvicorn and Ray Serve, and `--generated 10000` sends it requests made to break it.
-
 ## Where things are saved
 
 In `runs/<profile>/<stage>-<key>/` (or under `WM_RUN_FOLDER`, or on Google Drive). The key is a fingerprint of the stage's settings, of the code it depends on, and of the stages before it. Long stages save as they go: after a kill or a disconnect, run all cells again. The notebook's last part has a table of troubles and remedies, things to try, and references.

@@ -18,6 +18,7 @@ from pathlib import Path
 import aiohttp
 import cloudpickle
 import numpy as np
+import ray.cloudpickle
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from conftest import ROOT, load_notebook
@@ -61,9 +62,11 @@ def shipped_driver(nb):
     return nb.Driver(world, stages["c"].result["weights"], nb.quantised(nb.frozen(nb.Verifier(settings.v.latents, settings.m.hidden))))
 
 
-def lines_of(nb, driver, film: list[str]):
+def lines_of(nb, driver, film: list[str], only: str = ""):
     """One line of the table after the other."""
     for server, replicas in (("uvicorn", 1), ("uvicorn", 2), ("Ray Serve", 1), ("Ray Serve", 2)):
+        if only not in ("", server):
+            continue
         with (nb.served if server == "uvicorn" else nb.served_by_ray)(driver, KEY, replicas) as (address, processes):
             asyncio.run(under_load(address, 64, 20.0 if server == "Ray Serve" else 2.0, film))  # to warm up, and to let Ray Serve grow
             print(server, replicas, "processes:", len(processes()), flush=True)
@@ -99,9 +102,11 @@ def generated(app, count: int) -> collections.Counter:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--generated", type=int, default=0)
+    parser.add_argument("--only", default="", help="uvicorn or Ray Serve: print, and write nothing")
     arguments = parser.parse_args()
     nb = load_notebook("notebook")
-    cloudpickle.register_pickle_by_value(nb)  # the servers' processes can't import it
+    for pickler in (cloudpickle, ray.cloudpickle):
+        pickler.register_pickle_by_value(nb)  # the servers' processes can't import it
     driver = shipped_driver(nb)
     if arguments.generated:
         for what, number in sorted(generated(nb.make_app(driver, KEY), arguments.generated).items()):
@@ -110,7 +115,8 @@ if __name__ == "__main__":
         frames = nb.play(nb.centred_policy, nb.seeds_for("roads", 0, 1), 1)[0].frames
         film = [base64.b64encode(frames[k : k + 4].tobytes()).decode() for k in range(len(frames) - 4)]
         lines = []
-        for line in lines_of(nb, driver, film):
+        for line in lines_of(nb, driver, film, arguments.only):
             print(line, flush=True)
             lines.append(line)
-        nb.write_table(ROOT / "assets" / "experiments" / "engineer_load.csv", lines)
+        if not arguments.only:
+            nb.write_table(ROOT / "assets" / "experiments" / "engineer_load.csv", lines)
