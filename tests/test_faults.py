@@ -96,10 +96,12 @@ def test_figures_are_black_on_white_whatever_style_was_set(nb):
 
 
 def test_every_picture_is_what_its_name_says():
+    """LaTeX believes the names, and fetches nothing from the network."""
     import base64
 
     pictures = [output["data"]["image/png"] for cell in CELLS for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
     assert len(pictures) > 20 and all(base64.b64decode("".join(picture))[:8] == b"\x89PNG\r\n\x1a\n" for picture in pictures)
+    assert not [cell["id"] for cell in CELLS if cell["cell_type"] == "markdown" and "](http" in source_of(cell) and "![" in source_of(cell)]
 
 
 def test_a_film_is_an_animated_png_with_the_frames_that_it_was_given(nb):

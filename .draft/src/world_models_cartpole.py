@@ -15,7 +15,7 @@
 # %% [markdown]
 # # World models: CartPole from pixels, solved inside its own dream
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/your-name/world-models-cartpole/blob/main/world_models_cartpole.ipynb)
+# <a href="https://colab.research.google.com/github/your-name/world-models-cartpole/blob/main/world_models_cartpole.ipynb"><img src="https://colab.research.google.com/assets/colab-badge.svg" alt="Open in Colab"/></a>
 #
 # An agent sees a pole on a cart only as 64 × 64 pixels. From random play it learns a private simulator of that world: **V**, a variational autoencoder that says what is there, and **M**, an LSTM that says what happens next. Its controller **C** is then trained *wholly inside the simulator*, in dreams of 30 steps (0.6 s). At last it wakes up and plays the real CartPole-v1.
 #
