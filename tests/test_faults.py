@@ -18,7 +18,7 @@ def cell(name: str) -> str:
     return next(source_of(cell) for cell in CELLS if cell["id"] == name)
 
 
-LIBRARIES = next(source_of(cell) for cell in tagged("run") if "# @title Libraries" in source_of(cell))
+LIBRARIES = cell("run-began")
 
 
 def test_libraries_are_those_of_the_requirements():

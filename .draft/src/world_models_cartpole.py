@@ -2886,7 +2886,7 @@ plt.show()
 # %% [markdown]
 # Nothing beats the first row, so a row can only show what it costs. Free here are the norm penalty and noise, and, with four episodes per search, even an M without practice and a C without worth for the last state: both stay within 0.13 m of the centre. What hurts is **hiding a fifth of z** (107 and 112 steps) and **shorter dreams** (148 and 102; in 15 steps too little goes wrong). **Dreams that begin where dreams ended** (500 and 408) and **the verifier's weights** (284 and 500) make it a matter of luck. Ha & Schmidhuber needed τ = 1.15, in a game whose M left gaps to cheat in. Two searches of a third of the length, in one world: read the large differences, and only those.
 #
-# (This table comes from a pass over the stages of an earlier run with this seed, whose numbers were the same to the last digit, with `WM_OVERRIDES="evaluate.remedy_seeds=2"`. `quick` draws it from the file.)
+# (This table is not of the run whose outputs you see: it comes from a pass over the stages of an earlier run with the same seed and settings, with `WM_OVERRIDES="evaluate.remedy_seeds=2"`. `quick` draws it from the file.)
 #
 # ### Real data again
 #

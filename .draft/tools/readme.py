@@ -71,7 +71,7 @@ A stage that the change touches is trained anew, and so is everything after it; 
 
 ## Time
 
-`quick` took {wall} minutes from nothing, every cell and figure included, on two cores that others share, and 26 beside a process that kept one of them busy (measured in a run of its own). On a processor that something else also uses, training and dreams change to one thread while that is faster; `python tests/benchmark.py` prints what a busy neighbour costs on your machine. The first half of the notebook has run on one GPU (an H100); a T4 has not been tried. Seconds per stage of the run that ships:
+`quick` took {wall} minutes from nothing, every cell and figure included, on two cores that others share. On a processor that something else also uses, training and dreams change to one thread while that is faster; `python tests/benchmark.py` prints what a busy neighbour costs on your machine. The first half of the notebook has run on one GPU (an H100); a T4 has not been tried. Seconds per stage of the run that ships:
 
 | stage | seconds |
 |---|---|
