@@ -3399,7 +3399,7 @@ class Remote:
 # %% [markdown]
 # ### Cameras that lie
 #
-# In 10 of each 100 steps the camera lies, in one of five ways: strong noise; a picture that stays; another robot's pictures; the four pictures in the wrong order; all black. Robots drive with the guard, and without. The limits are set beforehand on honest episodes of their own, so that each of the three questions doubts 1 % of all stretches of ten steps. How often is a lie caught within its ten steps, and how often does the guard cry wolf in ten honest ones? **Predict** which lie does no harm.
+# In 10 of each 100 steps the camera lies, in one of five ways: strong noise; a picture that stays; another robot's pictures; the four pictures in the wrong order; all black. Robots drive with the guard, and without. The limits are set beforehand on honest episodes of their own, so that each of the three questions doubts one in 200 of all stretches of ten steps. How often is a lie caught within its ten steps, and how often does the guard cry wolf in ten honest ones? **Predict** which lie does no harm.
 
 # %% tags=["define", "extra"]
 LIES = ("none", "noise", "frozen", "another robot's", "backwards", "black")
@@ -3431,7 +3431,7 @@ def stretches(answers: list[dict]) -> dict[tuple[int, int], list[dict]]:
     return {(seed, tenth): ten for (seed, tenth), ten in found.items() if tenth > 0 and len(ten) == 10}
 
 
-def limits_of(answers: list[dict], doubted: float = 0.01) -> Limits:
+def limits_of(answers: list[dict], doubted: float = 0.005) -> Limits:
     """The limits which each doubt that share of honest stretches of ten steps."""
     ends = [
         (max(one["surprise"] for one in ten), min(one["confidence"] for one in ten), max(one["still"] for one in ten)) for ten in stretches(answers).values()
@@ -3454,8 +3454,8 @@ def try_guard(progress: Progress, driver: Driver, *, seed: int, episodes: int, s
         limits = limits_of(drive(address, seed + 1, "believe")[1])
     with served(Driver(driver.world, driver.weights, driver.verifier, limits), key) as (address, _):
         for kind in LIES:
-            without, _ = drive(address, seed + 2, "believe", Lies(kind))
-            guarded, answers = drive(address, seed + 2, "dream", Lies(kind))
+            without, _ = drive(address, seed + 3, "believe", Lies(kind))
+            guarded, answers = drive(address, seed + 3, "dream", Lies(kind))
             doubts = {place: not all(one["believed"] for one in ten) for place, ten in stretches(answers).items()}
             during = [doubt for (_, tenth), doubt in doubts.items() if 10 * tenth % LIE_EVERY == LIE_FROM]
             before = [doubt for (_, tenth), doubt in doubts.items() if kind == "none" or 10 * tenth < LIE_FROM]  # honest ones

@@ -71,11 +71,15 @@ A stage that the change touches is trained anew, and so is everything after it; 
 
 ## Time
 
-`quick` took {wall} minutes from nothing, every cell and figure included, on two cores that others share. On a processor that something else also uses, training and dreams change to one thread while that is faster; `python tests/benchmark.py` prints what a busy neighbour costs on your machine. The first half of the notebook has run on one GPU (an H100); a T4 has not been tried. Seconds per stage of the run that ships:
+`quick` took {wall} minutes from nothing, every cell and figure included, on two cores that others share. On a processor that something else also uses, training and dreams change to one thread while that is faster; `python tests/benchmark.py` prints what a busy neighbour costs on your machine. On one GPU, an H100, `smoke` and a `full` with fewer steps have run to the end: 9 ms a step of V, 22 of M, 36 of its practice, so all of `full` would take about 25 minutes there. V's float16, which older GPUs use, was tried on it too. A T4 itself has not been. Seconds per stage of the run that ships:
 
 | stage | seconds |
 |---|---|
 {stages}
+
+## The engineer's road
+
+Part 10 serves V, M and C to robots over HTTP, in INT8 and with a guard. `WM_ROADS=engineer` computes its tables anew; `python tests/load.py` measures the service under load, with uvicorn and Ray Serve, and `--generated 10000` sends it requests made to break it.
 
 ## Many runs
 
