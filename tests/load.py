@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import base64
 import collections
+import gc
 import sys
 import threading
 import time
@@ -108,6 +109,7 @@ if __name__ == "__main__":
     for pickler in (cloudpickle, ray.cloudpickle):
         pickler.register_pickle_by_value(nb)  # the servers' processes can't import it
     driver = shipped_driver(nb)
+    gc.freeze()  # the clients shall not wait for Python's collector either
     if arguments.generated:
         for what, number in sorted(generated(nb.make_app(driver, KEY), arguments.generated).items()):
             print(f"{number:6d} {what}")

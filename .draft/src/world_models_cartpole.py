@@ -3164,6 +3164,7 @@ class Driver:
 
 # %% tags=["define", "extra"]
 import asyncio
+import gc
 from typing import Literal
 
 from fastapi import FastAPI, HTTPException, Request, Response
@@ -3237,6 +3238,7 @@ class Together:
 def make_app(driver: Driver, key: bytes) -> FastAPI:
     """The service. `key` signs the tokens: all replicas need the same."""
     torch.set_num_threads(1)  # one core per replica
+    gc.freeze()  # else Python's collector looks through all that was imported once a second, and all robots wait
     app, seal, first, registry = FastAPI(title="A world model at the wheel"), Seal(key, driver.weights), begun(driver.world), CollectorRegistry()
     count, size = (
         Counter("pushes", "answers", ["verdict"], registry=registry),

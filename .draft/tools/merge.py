@@ -14,6 +14,9 @@ for c in new.cells:
     if c.cell_type == "code":
         number += 1
         source = done.get(c.id)
+        if "define" in c.metadata.tags:
+            c.outputs, c.execution_count = [], number
+            continue
         if c.id in named or source is None or (c.source != source.source and "define" not in c.metadata.tags):
             print("from the later pass:", c.id); source = later[c.id]; assert c.source == source.source, c.id
         c.outputs = [o for o in source.outputs if "application/vnd.jupyter.widget-view+json" not in o.get("data", {})]  # progress bars
