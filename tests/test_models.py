@@ -301,12 +301,12 @@ def test_the_agent_acts_on_the_features_that_are_measured(nb, smoke):
     v, m = nb.frozen(nb.V(smoke.v)), nb.frozen(nb.M(smoke.v.latents, 16))
     weights = nb.torch.randn(smoke.v.latents + 16 + 1)
     world = nb.World(v, m, None, nb.Codes(nb.torch.zeros(1, 1, smoke.v.latents), *[None] * 4), 5)
-    episodes = nb.play(nb.Agent(world, weights), [11, 12, 13], 2)
+    episodes = nb.play(nb.Agent(world, nb.controller(weights)), [11, 12, 13], 2)
     seen = world.looking_at(episodes)
     acted = nb.controller(weights)(0, seen.states(seen.memory.rows))
     for episode, first in zip(episodes, seen.memory.first.unique()):
         assert (acted[first : first + len(episode.actions)].numpy() == episode.actions).all()
-    explored, alone = (nb.play(nb.Agent(world, weights, 1.0), seeds, 2)[-1].actions.tolist() for seeds in ([11, 12, 13], [13]))
+    explored, alone = (nb.play(nb.Agent(world, nb.controller(weights), 1.0), seeds, 2)[-1].actions.tolist() for seeds in ([11, 12, 13], [13]))
     assert len(set(explored)) == 2 and explored == alone, "a coin decides in every step, and an episode's coin is its own"
 
 

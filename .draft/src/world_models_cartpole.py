@@ -31,7 +31,8 @@
 # | 8 Waking up | does it work in the real world? |
 # | 9 When the dream lies | which dreams can be trusted, and what helps? |
 # | 10 The engineer's road | can a robot use it: smaller, guarded, over a network? |
-# | 11 What was shown | and where to go: things to try, troubleshooting, glossary, references |
+# | 11 The student's road | is there a better pupil than C? PPO, and the dream's own gradient |
+# | 12 What was shown | and where to go: things to try, troubleshooting, glossary, references |
 #
 # **Three ways to read.** *Look*: the outputs are here, read on. *Run*: run all cells; without a GPU that is the profile `quick`, and `USE_PRETRAINED` in part 2 takes V, M and C from our checkpoint instead of training them. *Change*: turn a knob in part 2 and run that cell and all that follow; only what depends on the knob is trained again. Any cell can be run again at any time.
 #
@@ -511,12 +512,12 @@ def make_settings(profile: str, overrides: str = "") -> Settings:
         raise ValueError("\n".join(map(in_words, error.errors()))) from None
 
 
-def switch(name: str, default: bool = False) -> bool:
+def switch(name: str) -> bool:
     """An environment variable that is on or off. ValueError: it says something else."""
     said = os.environ.get(name, "").strip().lower()
     if said not in ("", "1", "true", "yes", "on", "0", "false", "no", "off"):
         raise ValueError(f"{name}={said!r}: write 1, true, yes or on; or 0, false, no or off")
-    return said in ("1", "true", "yes", "on") if said else default
+    return said in ("1", "true", "yes", "on")
 
 
 def in_words(error: Any) -> str:
@@ -1897,8 +1898,8 @@ show_open_loop(swaying, "Dreaming with the eyes closed, while the pole sways")
 
 # %% tags=["define"]
 def features(state: State) -> Tensor:
-    """What C reads: (z, h), (B, Z + H)."""
-    return torch.cat([state.z, state.h], 1)
+    """What C reads: (z, h), (..., Z + H)."""
+    return torch.cat([state.z, state.h], -1)
 
 
 def read_rows(world: World, copy: int = 0, episodes: slice = slice(None)) -> tuple[Tensor, Tensor]:
@@ -2221,9 +2222,9 @@ def dream_returns(
 class Agent:
     """C in the real world, callable by `play`: V reads the last four frames, M the last few steps (as at the beginning of a dream), C acts on (z, h)."""
 
-    def __init__(self, world: World, weights: Tensor, exploration: float = 0.0, seed: int = 0) -> None:
-        """`weights` (Z + H + 1,): one controller. In a share `exploration` of the steps a coin decides instead."""
-        self.world, self.weights, self.stack = world, weights.to(DEVICE), None
+    def __init__(self, world: World, choose: Choose, exploration: float = 0.0, seed: int = 0) -> None:
+        """`choose`: who acts, as in a dream. In a share `exploration` of the steps a coin decides instead."""
+        self.world, self.choose, self.stack = world, choose, None
         self.exploration, self.seed, self.dice = exploration, seed, {}
 
     @torch.no_grad()
@@ -2239,7 +2240,7 @@ class Agent:
         self.z = torch.where(new[:, None, None], z[:, None], torch.cat([self.z[:, 1:], z[:, None]], 1))
         self.known = torch.cat([self.known[:, 1:] & ~new[:, None], torch.ones_like(self.known[:, :1])], 1)
         self.a = self.a.roll(-1, 1)
-        push = act(self.weights[None], features(remembered(self.world.m, self.z, self.a, self.known))[None])[0]  # (W,)
+        push = self.choose(0, remembered(self.world.m, self.z, self.a, self.known)).long()  # (W,)
         for k in range(len(frame)) if self.exploration > 0 else ():
             self.dice[k] = np.random.default_rng([self.seed, seeds[k]]) if fresh[k] else self.dice[k]  # an episode's coins depend on its seed alone
             if self.dice[k].random() < self.exploration:
@@ -2301,7 +2302,7 @@ def learn(progress: Progress | None, world: World, pays: Callable = reward, read
         updates = (generation + 1) * c.population
         due = generation in (0, 1, 3, 7) or updates // c.look_every > (updates - c.population) // c.look_every
         if new and due and progress:
-            agent = Agent(world, to_weights(axes, path[-1][None])[0])
+            agent = Agent(world, controller(to_weights(axes, path[-1][None])[0]))
             kept["real"].append(lives(agent, "check", seed, c.look_episodes, workers, LOOK_STEPS))
             kept["updates"].append(updates)
             bar.set_postfix(dream=f"{kept['returns'][-1].mean():.1f}", real=f"{np.mean(kept['real'][-1]):.0f}")
@@ -2344,7 +2345,7 @@ for updates, imagined, real in zip(learned["updates"], learned["dream"], look_me
 # %% tags=["run"]
 control_settings = c_settings | {"c": settings.c.but(generations=max(4, settings.c.generations // 3))}
 control_stage = keep(learn, world._replace(m=m_untrained), after=(code_stage, m_stage), name="c-untrained-m", **control_settings)
-control_agent = Agent(world._replace(m=m_untrained), control_stage.result["weights"])
+control_agent = Agent(world._replace(m=m_untrained), controller(control_stage.result["weights"].to(DEVICE)))
 control_returns = lives(control_agent, "check", settings.seed, settings.c.look_episodes, settings.collect.workers, LOOK_STEPS)
 print(f"trained in an untrained M's dreams: {np.mean(control_returns):.0f} real steps")
 
@@ -2386,7 +2387,7 @@ def correlations(a: list[float], b: list[float]) -> tuple[float, float]:
 
 # %% tags=["run"]
 test_settings = {"episodes": settings.evaluate.episodes, "seed": settings.seed, "workers": settings.collect.workers}
-test_stage, test_episodes = recorded(Agent(world, ship), function=final_test, after=(c_stage,), purpose="test", **test_settings)
+test_stage, test_episodes = recorded(Agent(world, controller(ship)), function=final_test, after=(c_stage,), purpose="test", **test_settings)
 test_returns = test_stage.result["returns"]
 rivals = {"coin": RandomPolicy(settings.seed), "hand-written rule on the true state": hand_written_policy}
 how_many = (settings.evaluate.baseline_episodes, settings.collect.workers)
@@ -2584,7 +2585,9 @@ liar = int(np.argmin(look_means))  # the one that reality paid least
 print("\n".join(f"after {updates:5,d} updates: {steps:.1f} of 30 dreamed steps, {real:5.1f} of {LOOK_STEPS} real ones" + "  <- paid least" * (k == liar)
                 for k, (updates, steps, real) in enumerate(zip(learned["updates"], survived, look_means))))  # fmt: skip
 
-liar_looks = play(Agent(world, looked_at[liar]), seeds_for("check", settings.seed, settings.c.look_episodes), settings.c.look_episodes, steps=LOOK_STEPS)
+liar_looks = play(
+    Agent(world, controller(looked_at[liar])), seeds_for("check", settings.seed, settings.c.look_episodes), settings.c.look_episodes, steps=LOOK_STEPS
+)
 lied = world.looking_at([min(liar_looks, key=lambda episode: len(episode.actions))])  # the worse of its looks, once more
 lie_begin = max(
     min(settings.m.context, (len(lied.memory) - 1) // 2), len(lied.memory) - 31
@@ -2822,7 +2825,7 @@ def try_remedy(progress: Progress, world: World, *how: Any, c: CSettings, seed: 
     lines = []
     for k in range(seeds):
         weights = learn(None, world, *how, c=c, seed=seed + k, workers=workers)["weights"]
-        played = play(Agent(world, weights), seeds_for("remedies", seed, 4), workers)
+        played = play(Agent(world, controller(weights.to(DEVICE))), seeds_for("remedies", seed, 4), workers)
         far = max(float(np.abs(episode.states[:, 0]).max()) for episode in played)
         lines.append({"real_mean": float(np.mean([len(episode.actions) for episode in played])), "farthest": round(far, 3)})
     return {"lines": lines}
@@ -2895,7 +2898,7 @@ plt.show()
 
 # %% tags=["run", "extra"]
 round_stage, own_episodes = recorded(
-    Agent(world, ship, 0.1, settings.seed),
+    Agent(world, controller(ship), 0.1, settings.seed),
     after=(c_stage,),
     purpose="round",
     episodes=settings.round.episodes,
@@ -2969,11 +2972,13 @@ show_seeds("main_line_quick")
 # @title Which roads are computed now? (auto: all in smoke, else none)
 import importlib.util
 
-ROADS = os.environ.get("WM_ROADS", "auto")  # @param ["auto", "none", "engineer", "all"] {allow-input: true}
-asked = {"auto": "all" if profile_name(PROFILE) == "smoke" else "", "none": ""}.get(ROADS, ROADS)
-live = {"engineer"} if asked == "all" else set(asked.replace(",", " ").split())
-if live - {"engineer"}:
-    raise ValueError(f"ROADS = {ROADS!r}: choose auto, none, all or engineer")
+ROADS = os.environ.get("WM_ROADS", "auto")  # @param ["auto", "none", "engineer", "student", "all"] {allow-input: true}
+roads = {"engineer", "student"}
+tiny = profile_name(PROFILE) == "smoke"  # each road in miniature
+asked = {"auto": "all" if tiny else "", "none": ""}.get(ROADS, ROADS)
+live = roads if asked == "all" else set(asked.replace(",", " ").split())
+if live - roads:
+    raise ValueError(f"ROADS = {ROADS!r}: choose auto, none, all, or from {', '.join(sorted(roads))}")
 road_needs = {name: name.replace("_", "-") for name in "fastapi uvicorn httpx prometheus_client itsdangerous".split()}
 road_missing = [package for name, package in road_needs.items() if importlib.util.find_spec(name) is None]
 if road_missing and subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *road_missing]).returncode:
@@ -2993,7 +2998,9 @@ def table_of(experiment: str, lines: list[dict]) -> pandas.DataFrame:
     """Lines that were computed now, which are kept beside the run; or, if there are none, those of our own pass."""
     if lines:
         write_table(OUT / f"{experiment}.csv", lines)
-    return pandas.DataFrame(lines or read_table(experiment))
+    elif not read_table(experiment):
+        return pandas.DataFrame()
+    return pandas.read_csv((OUT if lines else Path("assets") / "experiments") / f"{experiment}.csv")
 
 
 def quantised(module: nn.Module) -> nn.Module:
@@ -3033,7 +3040,7 @@ def try_int8(
             line[f"M, {robots} robots (ms)"] = milliseconds(functools.partial(its.m.step, its.m.begin(z), z[:, 0]))
         error, kl = open_loop_errors(looks, probe)[29], open_loop_kl(looks, 30)[29]
         line |= {"θ at 30 (degrees)": math.degrees(error[2]), "x at 30 (mm)": 1000 * float(error[0]), "KL at 30 (nats)": float(kl)}
-        line["real return"] = float(np.mean(lives(Agent(its, weights), "roads", seed, episodes, workers)))
+        line["real return"] = float(np.mean(lives(Agent(its, controller(weights)), "roads", seed, episodes, workers)))
         lines.append({name: value if name == "weights" else round(value, 3) for name, value in line.items()})
     return {"lines": lines}
 
@@ -3468,7 +3475,7 @@ def try_guard(progress: Progress, driver: Driver, *, seed: int, episodes: int, s
 
 # %% tags=["run", "extra"]
 steered = Driver(int8_world, ship, quantised(verifier))
-guard_settings = {"seed": settings.seed, "episodes": 2 if settings.evaluate.episodes < 20 else 20, "steps": 80 if settings.evaluate.episodes < 20 else 500}
+guard_settings = {"seed": settings.seed, "episodes": 2 if tiny else 20, "steps": 80 if tiny else 500}
 guard_stage = keep(try_guard, steered, after=(c_stage, verifier_stage), name="guard", **guard_settings) if "engineer" in live else None
 guard_table = table_of("engineer_guard", guard_stage.result["lines"] if guard_stage else [])
 guard_table
@@ -3477,7 +3484,7 @@ guard_table
 if len(guard_table):
     plt.figure(figsize=(9, 3.2))
     for guard_shift, guard_how, guard_look in ((-0.2, "without guard", {"color": ORANGE, "hatch": "//"}), (0.2, "with guard", {"color": BLUE})):
-        guard_heights = guard_table[f"return {guard_how}"].astype(float)
+        guard_heights = guard_table[f"return {guard_how}"]
         plt.bar(np.arange(len(guard_table)) + guard_shift, guard_heights, 0.38, label=guard_how, edgecolor="white", **guard_look)
     plt.xticks(range(len(guard_table)), guard_table["camera"])
     plt.gca().set(xlabel="what the camera shows in 10 of each 100 steps", ylabel="return (steps)", title="What a lying camera costs, over HTTP", ylim=(0, 600))
@@ -3500,13 +3507,13 @@ load_table = table_of("engineer_load", [])
 load_table
 
 # %% tags=["run", "extra"]
-load_axes = {"xlabel": "clients", "xscale": "log", "yscale": "log"}
+load_axes = {"xlabel": "clients", "xscale": "log", "yscale": "log", "xticks": [1, 8, 32, 128], "xticklabels": ["1", "8", "32", "128"]}
 load_panels = [load_axes | {"lines": {}, "ylabel": what} for what in ("p99 (ms)", "per second")]
-load_groups = load_table[load_table["killed"].astype(int) == 0].groupby(["server", "replicas"]) if len(load_table) else []
+load_groups = load_table[load_table["killed"] == 0].groupby(["server", "replicas"]) if len(load_table) else []
 for (load_server, load_replicas), load_rows in load_groups:
     for load_panel in load_panels:
-        load_line = (load_rows["clients"].astype(int), load_rows[load_panel["ylabel"]].astype(float), "o-" if load_server == "uvicorn" else "s--")
-        load_panel["lines"][f"{load_server}, {load_replicas} of it"] = load_line
+        load_line = (load_rows["clients"], load_rows[load_panel["ylabel"]], "o-" if load_server == "uvicorn" else "s--")
+        load_panel["lines"][f"{load_server}, replicas: {load_replicas}"] = load_line
 if len(load_table):
     plot(*load_panels, title="Clients and service on the same two cores")
 
@@ -3518,11 +3525,317 @@ if len(load_table):
 # For a batch of 32, V takes 1.6 ms, and M about 21 steps of 0.22 ms (sixteen to remember, five for the guard): 6.2 ms, or some 5,200 pushes a second, for 100 robots. Measured were 408 a second, enough for 8. So of 2.45 ms per push only 0.19 are V and M; the rest is HTTP, base64, JSON, tokens, and the clients. Two replicas with a GPU each, and with no more processor than here, would save just that: computed, not measured, 2 · 1000 / 2.26, or 880 pushes a second, for 17 robots. What helps is more cores.
 # </details>
 
+# %% [markdown]
+# ## 11 · The student's road: PPO, and gradients, in the dream
+#
+# C is linear, and CMA-ES only ever sees one number per candidate: its return. A dream knows more. It can say after each push how things stand, and, unlike reality, it is a formula, so it can be *differentiated*. Is CMA-ES on a linear C the best use of a dream? Three learners, one world: the same V and M, the same moments to begin in, dreams of 30 steps.
+#
+# Two of them train a small network, one hidden layer of 128 tanh units on (z, h), each number brought to mean 0 and deviation 1. Its score says right if it is positive, as C's does.
+
+
+# %% tags=["define", "extra"]
+class Net(nn.Module):
+    """A score for each state: from (z, h) along some axes, through a layer of tanh units, or straight."""
+
+    def __init__(self, axes: Axes, hidden: int) -> None:
+        """`axes`: what it reads, K numbers. `hidden`: units; with 0 it is linear. It begins with the score 0 everywhere."""
+        super().__init__()
+        self.register_buffer("mean", axes.mean)
+        self.register_buffer("directions", axes.directions)
+        count = axes.directions.shape[1]
+        self.body = nn.Sequential(nn.Linear(count, hidden), nn.Tanh()) if hidden else nn.Identity()
+        self.out = nn.Linear(hidden or count, 1)
+        for part in self.out.parameters():
+            nn.init.zeros_(part)
+
+    def forward(self, state: State) -> Tensor:
+        """(B, …) for states (B, …)."""
+        return self.out(self.body((features(state) - self.mean) @ self.directions))[..., 0]
+
+
+def plain_axes(read: Tensor) -> Axes:
+    """(z, h) as it is, each number with mean 0 and deviation 1 over some features (S, Z + H)."""
+    return Axes(read.mean(0), (1 / (read.std(0) + 1e-3)).diag())
+
+
+def sure(net: nn.Module) -> Choose:
+    """A network that acts: right where its score is above 0."""
+    return lambda k, state: (net(state) > 0).float()
+
+
+# %% [markdown]
+# ### One rollout for all
+#
+# A dream does not end with a bang. At step $k$ it goes on with the probability $d_k = 1 - p_{\text{done},k}$, so what is to come counts $d_k$ times:
+#
+# $$A_k = d_k\,\bigl(\hat r_k + \gamma\,(v_{k+1} + \lambda A_{k+1})\bigr) - v_k$$
+#
+# This is the *generalised advantage* (Schulman et al., 2016) with soft ends: how much better a push did than $v_k$ had promised. Put all $v_k$ to 0 except that of the last state, and $\lambda = \gamma = 1$, and it is nothing but C's imagined return. One function serves both learners.
+
+
+# %% tags=["define", "extra"]
+def advantages(reward: Tensor, on: Tensor, value: Tensor, gamma: float = 1.0, lam: float = 1.0) -> Tensor:
+    """A (B, T) of the equation above. `reward`, `on` (B, T): r̂ and the probability to go on; `value` (B, T + 1): of the states before each push and after the last."""
+    ahead, found = torch.zeros_like(value[:, 0]), []
+    for k in reversed(range(reward.shape[1])):
+        ahead = on[:, k] * (reward[:, k] + gamma * (value[:, k + 1] + lam * ahead)) - value[:, k]
+        found.append(ahead)
+    return torch.stack(found[::-1], 1)
+
+
+class School:
+    """Where C's dreams begin, and what they pay, for anyone who acts on states."""
+
+    def __init__(self, world: World, c: CSettings, seed: int) -> None:
+        """As `learn` does it."""
+        luck = torch.Generator().manual_seed(seed)
+        self.world, self.c, self.seed, self.looking = world, c, seed, 0.0
+        self.starts = world.states(*world.moments(START_POOL, luck))
+        self.read = features(world.states(*world.moments(START_POOL, luck, copies=1)))  # (S, Z + H)
+        self.home, self.lawful = principal_axes(self.read, min(HOME_AXES, self.read.shape[1])), search_space(world, c, luck)
+
+    def some(self, luck: torch.Generator, count: int) -> State:
+        """Random moments to begin in."""
+        return self.starts.pick(torch.randint(len(self.starts.z), (count,), generator=luck).to(self.starts.z.device))
+
+    def lived(self, choose: Choose, begin: State, horizon: int) -> tuple[State, Tensor, Tensor, Tensor]:
+        """B dreams: the states before each push and after the last (B, T + 1, …), the pushes, r̂, and the probabilities to go on, (B, T) each."""
+        path = stacked(list(dream(self.world.m, begin, choose, horizon)))
+        says = self.world.m.says(path.state)
+        return State(*(torch.cat([a[:, None], b], 1) for a, b in zip(begin, path.state))), path.a, says.reward, torch.sigmoid(-says.done)
+
+    def returns(self, choose: Choose, begin: State, horizon: int = 0) -> Tensor:
+        """C's imagined return (B,)."""
+        states, _, r, on = self.lived(choose, begin, horizon or self.c.horizon)
+        worth = self.c.last_worth * familiarity(features(State(*(part[:, -1] for part in states))), self.home, self.c.penalty)  # (B,)
+        return advantages(r, on, torch.cat([torch.zeros_like(r), worth[:, None]], 1))[:, 0]
+
+    def net(self, hidden: int, lawful: bool) -> Net:
+        """An untrained network, on plain (z, h) or on the axes of the search."""
+        return Net(self.lawful if lawful else plain_axes(self.read), hidden)
+
+    @torch.no_grad()
+    def look(self, choose: Choose, workers: int, episodes: int = 2) -> dict[str, Tensor]:
+        """A thermometer, as C's: the return in 512 common dreams, and that of some short real episodes. Its seconds are not counted as training."""
+        begin = time.perf_counter()
+        dreamed = self.returns(choose, self.some(torch.Generator().manual_seed(self.seed), 512)).mean()
+        real = np.mean(lives(Agent(self.world, choose), "check", self.seed, episodes, workers, LOOK_STEPS))
+        self.looking += time.perf_counter() - begin
+        return {"dream": dreamed, "real": torch.tensor(real)}
+
+
+# %% [markdown]
+# ### PPO
+#
+# The student is an actor-critic. The actor pushes *by chance*, right with the probability σ(score). A second network, the critic, learns what a state is worth; after the 30 steps it also says what comes then, so the handmade worth of C's last state is not needed. The actor makes pushes with $A_k > 0$ likelier, but **clips** the ratio of the new to the old probability, so that it does not run far from what was dreamed:
+#
+# $$L = -\min\bigl(\rho_k A_k,\ \text{clip}(\rho_k, 1 - \epsilon, 1 + \epsilon)\,A_k\bigr) + \tfrac12 (v_k - \hat v_k)^2 - \beta\,\text{entropy}$$
+#
+# The entropy keeps it trying. It dreams 256 lives side by side, learns from them for ten steps, and dreams again.
+
+# %% tags=["define", "extra"]
+GATHER, MOMENTS = 10, 1024  # steps of PPO before it dreams again; dreamed moments in each
+CLIP, ENTROPY, GAMMA, LAMBDA = 0.2, 0.01, 0.98, 0.95  # ε, β, γ, λ
+FAR = 30.0  # the critic's unit, in steps: networks like numbers near 1
+
+
+def ppo_losses(score: Tensor, value: Tensor, seen: dict[str, Tensor]) -> dict[str, Tensor]:
+    """PPO's losses on S dreamed moments (Schulman et al., 2017, equations 7 and 9), each weighed by the chance that the dreamer was still alive.
+
+    `score`, `value` (S,): the networks' now. `seen`, (S,) each: `a`, its `log_p` when it was dreamed, `advantage`, `target` of the critic, `alive`."""
+    ratio = (F.logsigmoid((2 * seen["a"] - 1) * score) - seen["log_p"]).exp()
+    gain = torch.minimum(ratio * seen["advantage"], ratio.clamp(1 - CLIP, 1 + CLIP) * seen["advantage"])
+    p = score.sigmoid()
+    parts = {"policy": -gain, "value": (value - seen["target"]).square(), "entropy": F.binary_cross_entropy(p, p, reduction="none")}
+    means = {name: (part * seen["alive"]).sum() / seen["alive"].sum() for name, part in parts.items()}
+    return {"total": means["policy"] + 0.5 * means["value"] - ENTROPY * means["entropy"], **means}
+
+
+@torch.no_grad()
+def gathered(school: School, nets: nn.ModuleDict, luck: torch.Generator, count: int) -> dict[str, Any]:
+    """Dream `count` lives, and keep what PPO learns from: `state`, and the rest of `seen`, moment by moment."""
+
+    def by_chance(k: int, state: State) -> Tensor:
+        """Pushes (B,), right with the probability σ(score)."""
+        return (torch.rand(count, generator=luck).to(state.z.device) < nets["actor"](state).sigmoid()).float()
+
+    states, a, r, on = school.lived(by_chance, school.some(luck, count), school.c.horizon)
+    before, value = State(*(part[:, :-1] for part in states)), nets["critic"](states)  # (B, T, …), (B, T + 1)
+    advantage = advantages(r / FAR, on, value, GAMMA, LAMBDA)  # (B, T)
+    seen = {"a": a, "log_p": F.logsigmoid((2 * a - 1) * nets["actor"](before)), "target": advantage + value[:, :-1]}
+    seen["advantage"] = (advantage - advantage.mean()) / (advantage.std() + 1e-6)
+    seen["alive"] = torch.cat([torch.ones_like(on[:, :1]), on[:, :-1].cumprod(1)], 1)  # (B, T)
+    return {name: part.flatten() for name, part in seen.items()} | {"state": State(*(part.flatten(0, 1) for part in before))}
+
+
+# %% [markdown]
+# ### The gradient of the dream itself
+#
+# M is differentiable, and so are r̂, $p_{\text{done}}$ and the worth of the last state. Only the push is not: it is left or right. The **straight-through** trick pushes hard, and pretends for the gradient that the push were the number σ(score / ½) (Bengio et al., 2013). Then the return of a dream has a gradient with respect to every weight of the controller, through all 30 steps of M. No candidates, no critic, no chance: Adam climbs the return.
+#
+# **Predict:** a gradient through 30 steps of an LSTM, at a pole that falls exponentially. Will it explode, or vanish?
+
+
+# %% tags=["define", "extra"]
+def straight_through(net: nn.Module, width: float = 0.5) -> Choose:
+    """As sure as `sure`, with the gradient of σ(score / width)."""
+
+    def choose(k: int, state: State) -> Tensor:
+        """Pushes (B,) in {0, 1}."""
+        soft = (net(state) / width).sigmoid()
+        return (soft > 0.5).float() + soft - soft.detach()
+
+    return choose
+
+
+HORIZONS = (5, 15, 30, 60)  # steps for which the gradient is measured
+
+
+def gradient_norms(school: School, net: nn.Module) -> list[float]:
+    """The length of the gradient of 256 dreams' mean return with respect to the weights, for each of HORIZONS."""
+    begin = school.some(torch.Generator().manual_seed(school.seed), 256)
+    found = [torch.autograd.grad(school.returns(straight_through(net), begin, horizon).mean(), list(net.parameters())) for horizon in HORIZONS]
+    return [math.sqrt(sum(float(part.square().sum()) for part in parts)) for parts in found]
+
+
+def train_student(progress: Progress, school: School, *, way: str, hidden: int, lawful: bool, how: TrainSettings, seed: int, workers: int) -> dict:
+    """Train a network in dreams: by "PPO", or by the "gradient" of the dream. `lawful`: it reads the axes in which CMA-ES searches, else plain (z, h).
+
+    Returns the `log` of `fit`, the `actor`'s weights, `seconds` without looks, and the `norms` of the gradient, before and after."""
+    torch.manual_seed(seed)
+    nets = nn.ModuleDict({"actor": school.net(hidden, lawful)} | ({"critic": school.net(hidden, False)} if way == "PPO" else {})).to(DEVICE)
+    actor, seen, norms, begin, looked = nets["actor"], {}, [gradient_norms(school, nets["actor"])], time.perf_counter(), school.looking
+
+    def batch_loss(luck: torch.Generator, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of one step, and now and then a look."""
+        if way == "PPO":
+            if step % GATHER == 0:
+                seen.update(gathered(school, nets, luck, how.batch))
+            pick = torch.randint(how.batch * school.c.horizon, (MOMENTS,), generator=luck).to(DEVICE)
+            state = seen["state"].pick(pick)
+            losses = ppo_losses(actor(state), nets["critic"](state), {name: part[pick] for name, part in seen.items() if name != "state"})
+        else:
+            losses = {"total": -school.returns(straight_through(actor), school.some(luck, how.batch)).mean()}
+        return losses["total"], losses | (school.look(sure(actor), workers) if step % LOG_EVERY == 0 or step == how.steps - 1 else {})
+
+    log = fit(nets, batch_loss, how, seed, progress, way, 1.0)["log"]
+    seconds = time.perf_counter() - begin - (school.looking - looked)
+    return {"log": log, "actor": {"weights": actor.state_dict()}, "seconds": seconds, "norms": [*norms, gradient_norms(school, actor)]}
+
+
+# %% [markdown]
+# ### Who uses the dream best?
+#
+# Each learner has three seeds and is tested in 100 real episodes. CMA-ES appears twice: with all its dreams, and with no more than PPO has. Two rows ask what the gradient needs: it climbs without the axes that CMA-ES is searched in, and without the worth of the last state. **Predict** the order, in dreamed steps.
+
+
+# %% tags=["define", "extra"]
+def try_student(
+    progress: Progress,
+    world: World,
+    *,
+    learner: str,
+    way: str,
+    hidden: int,
+    lawful: bool,
+    how: TrainSettings,
+    c: CSettings,
+    seed: int,
+    episodes: int,
+    workers: int,
+) -> dict:
+    """One learner, one seed: a `line` for the table, and lines for its `curve` (dreamed steps, dream and real return of each look) and `norms` (of gradients)."""
+    school, who, norms = School(world, c, seed), {"learner": learner, "seed": seed}, []
+    if way == "CMA-ES":
+        begin = time.perf_counter()
+        found = learn(None, world, c=c, seed=seed, workers=workers)
+        seconds, per_step, choose = time.perf_counter() - begin, c.population * c.rollouts * c.horizon, controller(found["weights"].to(DEVICE))
+        steps = sorted({min(2**k, c.generations) for k in range(12)})
+        looks = [school.look(controller(found["path"][step - 1].to(DEVICE)), workers) for step in steps]
+    else:
+        found = train_student(progress, school, way=way, hidden=hidden, lawful=lawful, how=how, seed=seed, workers=workers)
+        seconds, per_step, choose = (
+            found["seconds"],
+            how.batch * c.horizon / (GATHER if way == "PPO" else 1),
+            sure(frozen(school.net(hidden, lawful), found["actor"])),
+        )
+        steps, looks = found["log"]["step"], [{"dream": dreamed, "real": real} for dreamed, real in zip(found["log"]["dream"], found["log"]["real"])]
+        norms = [who | {"when": when, "horizon": k, "norm": x} for when, row in zip(("before", "after"), found["norms"]) for k, x in zip(HORIZONS, row)]
+    curve = [who | {"steps": int(step * per_step), "dream": float(look["dream"]), "real": float(look["real"])} for step, look in zip(steps, looks)]
+    with torch.no_grad():
+        dreamed = float(school.returns(choose, school.some(torch.Generator().manual_seed(seed), 512)).mean())
+    played = play(Agent(world, choose), seeds_for("roads", seed, episodes), workers)
+    real, far = [len(episode.actions) for episode in played], max(float(np.abs(episode.states[:, 0]).max()) for episode in played)
+    line = who | {"dreamed steps": int((steps[-1] + (way != "CMA-ES")) * per_step), "seconds": round(seconds, 1), "dream": round(dreamed, 2)}
+    return {"line": line | {"real": float(np.mean(real)), "worst": min(real), "farthest (m)": round(far, 2)}, "curve": curve, "norms": norms}
+
+
+# %% tags=["run", "extra"]
+by_gradient = {
+    "way": "gradient",
+    "hidden": 128,
+    "lawful": False,
+    "how": TrainSettings(learning_rate=3e-3, batch=64, steps=20 if tiny else 150),
+    "c": settings.c,
+}
+by_ppo = by_gradient | {"way": "PPO", "how": TrainSettings(learning_rate=1e-3, batch=8 if tiny else 256, steps=20 if tiny else 600)}
+learners = {
+    "CMA-ES": by_gradient | {"way": "CMA-ES", "lawful": True},
+    "CMA-ES, fewer dreams": by_gradient | {"way": "CMA-ES", "lawful": True, "c": settings.c.but(generations=min(16, settings.c.generations))},
+    "PPO": by_ppo,
+    "gradient": by_gradient,
+    "gradient, linear C": by_gradient | {"hidden": 0},
+    "gradient, linear C, its axes": by_gradient | {"hidden": 0, "lawful": True},
+    "gradient, last state worth 0": by_gradient | {"c": settings.c.but(last_worth=0.0)},
+}
+student_settings = {"episodes": settings.evaluate.episodes, "workers": settings.collect.workers}
+taught = [
+    keep(try_student, world, after=(c_stage,), name=f"student-{k}", **how, seed=settings.seed + luck, **({"learner": learner} | student_settings)).result
+    for k, (learner, how) in enumerate(learners.items() if "student" in live else ())
+    for luck in range(1 if tiny else 3)
+]
+student_table = table_of("student", [one["line"] for one in taught])
+student_curves = table_of("student_curves", [line for one in taught for line in one["curve"]])
+student_norms = table_of("student_gradients", [line for one in taught for line in one["norms"]])
+student_table
+
+# %% tags=["run", "extra"]
+if len(student_curves):
+    student_figure, student_places = plt.subplots(1, 2, figsize=(10.4, 3.6))
+    for student_look, student_name in zip(("o-", "s--", "^-.", "d:"), ("CMA-ES", "PPO", "gradient", "gradient, linear C")):
+        student_rows = student_curves[(student_curves["learner"] == student_name) & (student_curves["steps"] > 0)].groupby("steps")
+        for student_place, student_what in zip(student_places, ("dream", "real")):
+            student_band = student_rows[student_what].agg(["min", "mean", "max"])
+            student_place.plot(student_band.index, student_band["mean"], student_look, label=student_name)
+            student_place.fill_between(student_band.index, student_band["min"], student_band["max"], alpha=0.2)
+    student_places[0].set(xscale="log", xlabel="dreamed steps", ylabel="return", title="In dreams of 30 steps")
+    student_places[1].set(xscale="log", xlabel="dreamed steps", ylabel="return (steps)", title=f"In reality, looks of {LOOK_STEPS} steps")
+    student_places[1].legend()
+    plt.show()
+
+# %% tags=["run", "extra"]
+norm_axes = {"lines": {}, "xlabel": "horizon (steps)", "ylabel": "length of the gradient", "yscale": "log", "xticks": HORIZONS}
+norm_panels = {"gradient": norm_axes | {"title": "128 units"}, "gradient, linear C, its axes": norm_axes | {"title": "linear, in its axes", "lines": {}}}
+for norm_learner, norm_panel in norm_panels.items() if len(student_norms) else ():
+    for norm_when, norm_look in (("before", "o--"), ("after", "s-")):
+        norm_rows = student_norms[(student_norms["learner"] == norm_learner) & (student_norms["when"] == norm_when)].groupby("horizon")["norm"].mean()
+        norm_panel["lines"][f"{norm_when} training"] = (norm_rows.index, norm_rows, norm_look)
+if len(student_norms):
+    plot(*norm_panels.values(), title="The gradient of a dream's return, mean of three seeds")
+
+# %% [markdown]
+# ⟦TEXT-STUDENT⟧
+#
+# <details><summary><b>Exercise 10.</b> ⟦EXERCISE⟧ (Solution)</summary>
+#
+# ⟦SOLUTION⟧
+# </details>
+
 # %% tags=["run"]
 print(f"{(time.time() - began) / 60:.0f} minutes since the first cell")
 
 # %% [markdown]
-# ## 11 · What was shown, and where to go
+# ## 12 · What was shown, and where to go
 #
 # **Shown.** How the three parts work together, what V and M know about the true state (the probes), how fast a dream drifts from reality (open loop), and what the controller reaches in the real environment (part 8).
 #
