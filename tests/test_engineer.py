@@ -202,6 +202,7 @@ def test_lies_come_when_they_should_and_limits_are_quantiles(nb):
     assert (shown[:, 2:] == stacks[:, -1:]).all() and (shown[:, :2] == stacks[:, :2] + 1).all(), "two lying pictures, two true ones"
     answers = [{"seed": 1, "step": step, "surprise": step, "confidence": 1 - step / 1000, "still": step // 100} for step in range(1010)]
     limits = nb.limits_of(answers, 0.1)
+    assert nb.limits_of(answers[:15]) == nb.Limits(), "who falls at once teaches no limit"
     assert limits.surprise == pytest.approx(910, abs=2) and limits.confidence == pytest.approx(0.09, abs=0.002) and limits.still == 9
 
 

@@ -3441,10 +3441,12 @@ def stretches(answers: list[dict]) -> dict[tuple[int, int], list[dict]]:
 
 
 def limits_of(answers: list[dict], doubted: float = 0.005) -> Limits:
-    """The limits which each doubt that share of honest stretches of ten steps."""
+    """The limits which each doubt that share of honest stretches of ten steps; without any such stretch: none."""
     ends = [
         (max(one["surprise"] for one in ten), min(one["confidence"] for one in ten), max(one["still"] for one in ten)) for ten in stretches(answers).values()
     ]
+    if not ends:
+        return Limits()
     surprise, confidence, still = np.array(ends).T
     return Limits(float(np.quantile(surprise, 1 - doubted)), float(np.quantile(confidence, doubted)), float(np.quantile(still, 1 - doubted)))
 
@@ -3775,7 +3777,7 @@ by_gradient = {
     "way": "gradient",
     "hidden": 128,
     "lawful": False,
-    "how": TrainSettings(learning_rate=3e-3, batch=64, steps=20 if tiny else 150),
+    "how": TrainSettings(learning_rate=1e-2, batch=64, steps=20 if tiny else 150),
     "c": settings.c,
 }
 by_ppo = by_gradient | {"way": "PPO", "how": TrainSettings(learning_rate=1e-3, batch=8 if tiny else 256, steps=20 if tiny else 600)}
