@@ -116,7 +116,9 @@ def test_a_batch_equals_one_by_one(nb, driver):
 
 def test_the_driver_acts_as_the_agent_does(nb, driver):
     """Believed pictures give what the notebook's own agent does with them."""
-    agent = nb.Agent(driver.world._replace(codes=nb.Codes(nb.torch.zeros(1, 1, driver.world.m.change.out_features), *[None] * 4)), nb.controller(driver.weights))
+    agent = nb.Agent(
+        driver.world._replace(codes=nb.Codes(nb.torch.zeros(1, 1, driver.world.m.change.out_features), *[None] * 4)), nb.controller(driver.weights)
+    )
     films, past = np.random.default_rng(1).integers(0, 256, (12, 8, 64, 64), dtype=np.uint8), first(nb, driver)
     stack = np.repeat(films[0][:, None], 4, 1)
     for k, frames in enumerate(films):

@@ -71,19 +71,19 @@ A stage that the change touches is trained anew, and so is everything after it; 
 
 ## Time
 
-`quick` took {wall} minutes from nothing, every cell and figure included, on two cores that others share. On a processor that something else also uses, training and dreams change to one thread while that is faster; `python tests/benchmark.py` prints what a busy neighbour costs on your machine. On one GPU, an H100, `smoke` and a `full` with fewer steps have run to the end: 9 ms a step of V, 22 of M, 36 of its practice, so all of `full` would take about 25 minutes there. V's float16, which older GPUs use, was tried on it too. A T4 itself has not been. Seconds per stage of the run that ships:
+`quick` took {wall} minutes from nothing, every cell and figure included, on two cores that others share. `python tests/benchmark.py` prints what a busy neighbour costs on your machine. On one GPU, an H100, `smoke` and a `full` with fewer steps have run to the end: 9 ms a step of V, 22 of M, 36 of its practice, so all of `full` would take about 25 minutes there. V's float16, which older GPUs use, was tried on it too. A T4 itself has not been. Seconds per stage of the run that ships:
 
 | stage | seconds |
 |---|---|
 {stages}
 
-## The engineer's road
+## The roads on from it
 
-Part 10 serves V, M and C to robots over HTTP, in INT8 and with a guard. `WM_ROADS=engineer` computes its tables anew; `python tests/load.py` measures the service under load, with uvicorn and Ray Serve, and `--generated 10000` sends it requests made to break it.
+Part 10 serves V, M and C to robots over HTTP, in INT8 and with a guard; part 11 trains other pupils in the same dreams, by PPO and by the dream's own gradient. Their tables come from `assets/experiments/`; `WM_ROADS=all` (or `engineer`, `student`) computes them anew. `python tests/load.py` measures the service under load.
 
 ## Many runs
 
-`tests/experiments.py` executes the notebook with other seeds and settings, can be stopped at any time, goes on where it was, and gathers every run, failed ones included, in `assets/experiments/`. Part 9 draws its tables from there.
+`tests/experiments.py` executes the notebook with other seeds and settings  and gathers every run, failed ones included, in `assets/experiments/`. Part 9 draws its tables from there.
 
 ```
 .venv/bin/python tests/experiments.py main_line_quick --jobs 2
