@@ -1554,11 +1554,11 @@ class M(nn.Module):
     CHANGE = 5.0  # brings the change of z near the size of z
     DOUBT = 10.0  # Adam moves a weight by its learning rate at most: with this factor the doubt reaches its size in time
 
-    def __init__(self, latents: int, hidden: int) -> None:
-        """`latents`, `hidden`: sizes of z and h."""
+    def __init__(self, latents: int, hidden: int, pushes: int = 1) -> None:
+        """`latents`, `hidden`: sizes of z and h. `pushes`: how many make a step."""
         super().__init__()
         self.hidden = hidden
-        self.gates = nn.Linear(2 * latents + 1 + hidden, 4 * hidden)  # all four gates in one matrix product
+        self.gates = nn.Linear(2 * latents + pushes + hidden, 4 * hidden)  # all four gates in one matrix product
         self.change = nn.Linear(hidden, latents)  # of z, in one step
         self.log_var = nn.Linear(hidden + 2, latents)  # how wrong that may be, after so many steps without looking
         self.reward, self.done = nn.Linear(hidden, 1), nn.Linear(hidden, 1)
@@ -1574,9 +1574,9 @@ class M(nn.Module):
         return State(z, z, nothing, nothing, nothing[:, :1])
 
     def step(self, state: State, a: Tensor) -> State:
-        """One step under the pushes a (B,) in {0, 1}: the state after it, with M's mean as its z."""
+        """One step under the pushes a (B,) in {0, 1}, or (B, P) if P make a step: the state after it, with M's mean as its z."""
         z, before, h, c, blind = state
-        push = 2.0 * a.to(z.dtype)[:, None] - 1  # (B, 1): −1 left, +1 right
+        push = 2.0 * a.to(z.dtype).view(len(z), -1) - 1  # (B, P): −1 left, +1 right
         gates = self.gates(torch.cat([z, self.CHANGE * (z - before), push, h], 1))  # (B, 4H)
         i, f, o = gates[:, self.hidden :].sigmoid().chunk(3, 1)  # (B, H) each
         c = f * c + i * gates[:, : self.hidden].tanh()
@@ -1675,14 +1675,14 @@ def m_losses(m: M, z: Tensor, a: Tensor, reward: Tensor, done: Tensor, real: Ten
 MAX_GRADIENT = 200.0  # longer gradients of M are shortened: they come from a few bad windows
 
 
-def train_m(progress: Progress, memory: Memory, codes: Codes, begin: dict | None = None, *,
+def train_m(progress: Progress, memory: Memory, codes: Codes, begin: dict | None = None, also: Callable | None = None, *,
             m: MSettings, practice: PracticeSettings | None = None, seed: int) -> dict:  # fmt: skip
     """Train M, from the weights `begin` if given, on random windows of the encoded episodes.
 
     Without practice: teacher forcing, on windows of m.window steps. With practice M reads between half of m.context and all of it, and lives on its own
-    predictions for the rest of m.context + practice.alone steps."""
+    predictions for the rest of m.context + practice.alone steps. `also`: one more loss of (M, z, a, real, read), as in `m_losses`."""
     torch.manual_seed(seed)
-    model, how = M(codes.mu.shape[-1], m.hidden).to(memory.device), practice or m
+    model, how = M(codes.mu.shape[-1], m.hidden, codes.actions[0, 0].numel()).to(memory.device), practice or m
     if begin is not None:
         model.load_state_dict(begin)
     starts = memory.rows[memory.rows < memory.last]  # rows that have a next step
@@ -1702,7 +1702,7 @@ def train_m(progress: Progress, memory: Memory, codes: Codes, begin: dict | None
         a, reward, done = codes.actions[copy, rows[:, :-1]], memory.rewards[rows[:, :-1]], memory.done[rows[:, 1:]].float()  # (B, T)
         unseen = (memory.episode[start] % 10 == 9).float()  # (B, 1)
         losses = m_losses(model, codes.mu[copy, rows], a, reward, done, real, read, unseen)
-        return losses["total"], losses
+        return losses["total"] + (also(model, codes.mu[copy, rows], a, real * (1 - unseen), read) if also else 0), losses
 
     return fit(model, batch_loss, how, seed, progress, "M", MAX_GRADIENT)
 
@@ -2156,7 +2156,7 @@ def search_space(world: World, c: CSettings, generator: torch.Generator) -> Axes
     rows, copies = world.moments(PAIRS, generator, LOOK_AHEAD)  # (S,) each
     now, later = (features(world.states(some, copies)) for some in (rows, rows + LOOK_AHEAD))  # (S, Z + H) each
     between = rows[:, None] + torch.arange(LOOK_AHEAD, device=rows.device)  # (S, K)
-    return lawful_axes(now, later, 2.0 * world.codes.actions[copies[:, None], between] - 1, c.axes, c.growing)
+    return lawful_axes(now, later, 2.0 * world.codes.actions[copies[:, None], between].flatten(1) - 1, c.axes, c.growing)
 
 
 def to_weights(axes: Axes, points: Tensor) -> Tensor:
