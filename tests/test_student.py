@@ -44,11 +44,11 @@ def test_the_clip_at_its_edges(nb, ratio, advantage):
     seen = {"a": nb.torch.ones(1), "log_p": nb.torch.tensor([math.log(0.5 / ratio)]), "advantage": nb.torch.tensor([advantage])}
     losses = nb.ppo_losses(score, nb.torch.zeros(1), seen | {"target": nb.torch.ones(1), "alive": nb.torch.ones(1)})
     clipped = min(max(ratio, 0.8), 1.2)
-    assert float(losses["policy"]) == pytest.approx(-min(ratio * advantage, clipped * advantage))
+    assert losses["policy"].item() == pytest.approx(-min(ratio * advantage, clipped * advantage))
     slope = float(nb.torch.autograd.grad(losses["policy"], score)[0])
     gone_too_far = ratio > 1.2 if advantage > 0 else ratio < 0.8
     assert slope == pytest.approx(0.0 if gone_too_far else -advantage * ratio * 0.5), "d ratio / d score = ratio · (1 − p)"
-    assert float(losses["value"]) == 1.0 and float(losses["entropy"]) == pytest.approx(math.log(2))
+    assert losses["value"].item() == 1.0 and losses["entropy"].item() == pytest.approx(math.log(2))
 
 
 def test_the_dead_do_not_count(nb):

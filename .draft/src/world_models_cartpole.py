@@ -1825,7 +1825,7 @@ def open_loop(world: World, horizon: int, count: int = 400) -> tuple[Tensor, Say
 
     Returns the rows of the T = `horizon` steps alone, (S, T), and what M says of them. S is 0 where no episode is long enough."""
     rows = windows(world.memory, world.context + horizon, count)  # (S, C + T)
-    z, a = world.codes.mu[0, rows], world.memory.actions[rows]  # (S, C + T, Z), (S, C + T)
+    z, a = world.codes.mu[0, rows], world.codes.actions[0, rows]  # (S, C + T, Z), (S, C + T)
     lived = [step.state for step in dream(world.m, world.m.begin(z[:, 0]), given(a), rows.shape[1] - 1, z[:, : world.context])]
     return rows[:, world.context :], world.m.says(stacked(lived[world.context - 1 :]))
 
@@ -2693,12 +2693,12 @@ class Verifier(nn.Module):
         self.layers = nn.Sequential(nn.Linear(2 * latents + hidden, 128), nn.SiLU(), nn.Linear(128, 128), nn.SiLU(), nn.Linear(128, 1))
 
     def look(self, state: State) -> Tensor:
-        """What it reads, (B, 2Z + H)."""
-        return torch.cat([state.z, state.z - state.before, state.h], 1)
+        """What it reads, (..., 2Z + H)."""
+        return torch.cat([state.z, state.z - state.before, state.h], -1)
 
     def forward(self, state: State) -> Tensor:
-        """Logits (B,)."""
-        return self.layers((self.look(state) - self.mean) / self.scale)[:, 0]
+        """Logits (...)."""
+        return self.layers((self.look(state) - self.mean) / self.scale)[..., 0]
 
 
 # %% tags=["define", "extra"]
