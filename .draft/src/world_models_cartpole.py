@@ -3539,20 +3539,21 @@ if len(load_table):
 class Net(nn.Module):
     """A score for each state: from (z, h) along some axes, through a layer of tanh units, or straight."""
 
-    def __init__(self, axes: Axes, hidden: int) -> None:
-        """`axes`: what it reads, K numbers. `hidden`: units; with 0 it is linear. It begins with the score 0 everywhere."""
+    def __init__(self, axes: Axes, hidden: int, pushes: int = 1) -> None:
+        """`axes`: what it reads, K numbers. `hidden`: units; with 0 it is linear. `pushes`: scores, one for each push of a step. All begin at 0."""
         super().__init__()
         self.register_buffer("mean", axes.mean)
         self.register_buffer("directions", axes.directions)
         count = axes.directions.shape[1]
         self.body = nn.Sequential(nn.Linear(count, hidden), nn.Tanh()) if hidden else nn.Identity()
-        self.out = nn.Linear(hidden or count, 1)
+        self.out = nn.Linear(hidden or count, pushes)
         for part in self.out.parameters():
             nn.init.zeros_(part)
 
     def forward(self, state: State) -> Tensor:
-        """(B, …) for states (B, …)."""
-        return self.out(self.body((features(state) - self.mean) @ self.directions))[..., 0]
+        """(B, …) for states (B, …); (B, …, P) if a step has P pushes."""
+        score = self.out(self.body((features(state) - self.mean) @ self.directions))  # (B, …, P)
+        return score[..., 0] if score.shape[-1] == 1 else score
 
 
 def plain_axes(read: Tensor) -> Axes:
@@ -3588,10 +3589,10 @@ def advantages(reward: Tensor, on: Tensor, value: Tensor, gamma: float = 1.0, la
 class School:
     """Where C's dreams begin, and what they pay, for anyone who acts on states."""
 
-    def __init__(self, world: World, c: CSettings, seed: int) -> None:
-        """As `learn` does it."""
+    def __init__(self, world: World, c: CSettings, seed: int, agent: Callable[[World, Choose], Policy] = Agent) -> None:
+        """As `learn` does it. `agent`: makes someone who acts awake of someone who acts in dreams."""
         luck = torch.Generator().manual_seed(seed)
-        self.world, self.c, self.seed, self.looking = world, c, seed, 0.0
+        self.world, self.c, self.seed, self.agent, self.looking = world, c, seed, agent, 0.0
         self.starts = world.states(*world.moments(START_POOL, luck))
         self.read = features(world.states(*world.moments(START_POOL, luck, copies=1)))  # (S, Z + H)
         self.home, self.lawful = principal_axes(self.read, min(HOME_AXES, self.read.shape[1])), search_space(world, c, luck)
@@ -3614,14 +3615,14 @@ class School:
 
     def net(self, hidden: int, lawful: bool) -> Net:
         """An untrained network, on plain (z, h) or on the axes of the search."""
-        return Net(self.lawful if lawful else plain_axes(self.read), hidden)
+        return Net(self.lawful if lawful else plain_axes(self.read), hidden, self.world.codes.actions[0, 0].numel())
 
     @torch.no_grad()
     def look(self, choose: Choose, workers: int, episodes: int = 2) -> dict[str, Tensor]:
         """A thermometer, as C's: the return in 512 common dreams, and that of some short real episodes. Its seconds are not counted as training."""
         begin = time.perf_counter()
         dreamed = self.returns(choose, self.some(torch.Generator().manual_seed(self.seed), 512)).mean()
-        real = np.mean(lives(Agent(self.world, choose), "check", self.seed, episodes, workers, LOOK_STEPS))
+        real = np.mean(lives(self.agent(self.world, choose), "check", self.seed, episodes, workers, LOOK_STEPS))
         self.looking += time.perf_counter() - begin
         return {"dream": dreamed, "real": torch.tensor(real)}
 
