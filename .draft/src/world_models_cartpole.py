@@ -3691,13 +3691,13 @@ def straight_through(net: nn.Module, width: float = 0.5) -> Choose:
     return choose
 
 
-HORIZONS = (5, 15, 30, 60)  # steps for which the gradient is measured
+REACH = (5, 15, 30, 60)  # steps for which the gradient is measured
 
 
 def gradient_norms(school: School, net: nn.Module) -> list[float]:
-    """The length of the gradient of 256 dreams' mean return with respect to the weights, for each of HORIZONS."""
+    """The length of the gradient of 256 dreams' mean return with respect to the weights, for each of REACH."""
     begin = school.some(torch.Generator().manual_seed(school.seed), 256)
-    found = [torch.autograd.grad(school.returns(straight_through(net), begin, horizon).mean(), list(net.parameters())) for horizon in HORIZONS]
+    found = [torch.autograd.grad(school.returns(straight_through(net), begin, horizon).mean(), list(net.parameters())) for horizon in REACH]
     return [math.sqrt(sum(float(part.square().sum()) for part in parts)) for parts in found]
 
 
@@ -3763,7 +3763,7 @@ def try_student(
             sure(frozen(school.net(hidden, lawful), found["actor"])),
         )
         steps, looks = found["log"]["step"], [{"dream": dreamed, "real": real} for dreamed, real in zip(found["log"]["dream"], found["log"]["real"])]
-        norms = [who | {"when": when, "horizon": k, "norm": x} for when, row in zip(("before", "after"), found["norms"]) for k, x in zip(HORIZONS, row)]
+        norms = [who | {"when": when, "horizon": k, "norm": x} for when, row in zip(("before", "after"), found["norms"]) for k, x in zip(REACH, row)]
     curve = [who | {"steps": int(step * per_step), "dream": float(look["dream"]), "real": float(look["real"])} for step, look in zip(steps, looks)]
     with torch.no_grad():
         dreamed = float(school.returns(choose, school.some(torch.Generator().manual_seed(seed), 512)).mean())
@@ -3817,7 +3817,7 @@ if len(student_curves):
     plt.show()
 
 # %% tags=["run", "extra"]
-norm_axes = {"lines": {}, "xlabel": "horizon (steps)", "ylabel": "length of the gradient", "yscale": "log", "xticks": HORIZONS}
+norm_axes = {"lines": {}, "xlabel": "horizon (steps)", "ylabel": "length of the gradient", "yscale": "log", "xticks": REACH}
 norm_panels = {"gradient": norm_axes | {"title": "128 units"}, "gradient, linear C, its axes": norm_axes | {"title": "linear, in its axes", "lines": {}}}
 for norm_learner, norm_panel in norm_panels.items() if len(student_norms) else ():
     for norm_when, norm_look in (("before", "o--"), ("after", "s-")):
