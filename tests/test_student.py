@@ -115,7 +115,7 @@ def test_the_push_is_hard_and_its_gradient_is_not(nb, school):
     assert nb.torch.equal(push.detach().round(), nb.sure(net)(0, state)) and set(push.detach().round().tolist()) <= {0.0, 1.0}
     slope = nb.torch.autograd.grad(push.sum(), net.out.bias)[0]
     soft = (net(state) / 0.5).sigmoid()
-    assert float(slope) == pytest.approx(float((soft * (1 - soft) / 0.5).sum()), rel=1e-4)
+    assert slope.item() == pytest.approx((soft * (1 - soft) / 0.5).sum().item(), rel=1e-4)
 
 
 @pytest.mark.parametrize("way", ["PPO", "gradient"])
