@@ -35,8 +35,8 @@ class Kernel:
         return re.sub(r"\d+ s of work|\d+ minutes since|[\d,]+ dreamed steps a second.*", "", text)
 
     def turn(self, overrides: str) -> None:
-        """Turn knobs, as the form does."""
-        self.client.execute_cell(nbformat.v4.new_code_cell(f"import os; os.environ['WM_OVERRIDES'] = {overrides!r}"), 0)
+        """Turn knobs, as the form does; the roads, which hang on the same stages, were walked once and need not be again."""
+        self.client.execute_cell(nbformat.v4.new_code_cell(f"import os; os.environ.update(WM_OVERRIDES={overrides!r}, WM_ROADS='none')"), 0)
 
     def stages(self) -> set[str]:
         """The names of all finished stages, with their keys."""

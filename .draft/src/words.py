@@ -127,3 +127,94 @@ def to_tokens(line: str) -> list[int]:
 def to_line(tokens: list[int]) -> str:
     """Back again."""
     return b"".join(TOKENS[token] for token in tokens).decode()
+
+
+def written(trace: list[tuple[list, dict]]) -> tuple[list[int], list[int]]:
+    """A trace as tokens: a line per call, a line per answer; and for each token the number of the call whose answer it belongs to, or −1."""
+    tokens, whose = [], []
+    for number, (call, answer) in enumerate(trace):
+        for said, owner in ((call, -1), (answer, number)):
+            line = to_tokens(json.dumps(said, separators=(",", ":")) + "\n")
+            tokens += line
+            whose += [owner] * len(line)
+    return tokens, whose
+
+
+# %% [markdown]
+# ### The model
+#
+# The same training loop, another sequence: an LSTM reads the trace token by token and predicts the next token. Only the answers count in the loss. What a user asks next is chance, and there is nothing to learn in it.
+
+# %% tags=["define", "extra"]
+class Speaker(nn.Module):
+    """An LSTM over tokens."""
+
+    def __init__(self, hidden: int = 256) -> None:
+        """`hidden`: the size of h."""
+        super().__init__()
+        self.letters, self.lstm, self.next = nn.Embedding(len(TOKENS), 64), nn.LSTM(64, hidden, batch_first=True), nn.Linear(hidden, len(TOKENS))
+
+    def forward(self, tokens: Tensor, memory: Any = None) -> tuple[Tensor, Any]:
+        """Logits (B, L, all tokens) of what follows each of some tokens (B, L), and the memory for what comes after them."""
+        h, memory = self.lstm(self.letters(tokens), memory)  # (B, L, H)
+        return self.next(h), memory
+
+
+CALLS = 16  # in a trace of the training
+
+
+def batch_of(luck: np.random.Generator, count: int, calls: int) -> tuple[Tensor, Tensor]:
+    """`count` random traces as tokens (B, L), padded with line ends, and for each token whose answer it is, (B, L), −1 for none."""
+    lines = [written(random_trace(luck, calls)) for _ in range(count)]
+    length, end = max(len(tokens) for tokens, _ in lines), to_tokens("\n")
+    return tuple(torch.tensor([row + fill * (length - len(row)) for row in rows]).to(DEVICE) for rows, fill in zip(zip(*lines), (end, [-1])))
+
+
+def train_speaker(progress: Progress, *, how: TrainSettings, seed: int) -> dict:
+    """Train a Speaker on random traces, new ones in every step."""
+    torch.manual_seed(seed)
+    model = Speaker().to(DEVICE)
+
+    def batch_loss(generator: torch.Generator, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean nats per token of the answers in one batch."""
+        luck = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
+        tokens, whose = batch_of(luck, how.batch, CALLS)  # (B, L) each
+        logits = model(tokens[:, :-1])[0]  # (B, L − 1, all)
+        asked = whose[:, 1:] >= 0
+        loss = F.cross_entropy(logits[asked], tokens[:, 1:][asked])
+        return loss, {"loss": loss}
+
+    return fit(model, batch_loss, how, seed, progress, "words", 1.0)
+
+
+# %% tags=["define", "extra"]
+class Foreseen(NamedTuple):
+    """What the model expects as the answer to a call."""
+
+    line: str
+    confidence: float  # the probability of that whole line
+    failure: float  # the probability that the answer is an error
+    memory: Any  # the model's, if that line comes true
+
+
+LONGEST = 40  # tokens of an answer
+
+
+@torch.no_grad()
+def heard(speaker: Speaker, line: str, memory: Any) -> tuple[Tensor, Any]:
+    """The probabilities (all tokens,) of what follows a line, and the memory after it."""
+    logits, memory = speaker(torch.tensor([to_tokens(line)], device=DEVICE), memory)
+    return logits[0, -1].softmax(0), memory
+
+
+def foresee(speaker: Speaker, call: list, memory: Any = None) -> Foreseen:
+    """Dream the answer to a call, token by token, the likeliest each time."""
+    chances, memory = heard(speaker, json.dumps(call, separators=(",", ":")) + "\n", memory)
+    tokens, confidence, failure = [], 1.0, 0.0
+    while len(tokens) < LONGEST and (not tokens or TOKENS[tokens[-1]] != b"\n"):
+        if len(tokens) == 1:  # after the bracket
+            failure = float(chances[NUMBER_OF[b'"error"']])
+        tokens.append(int(chances.argmax()))
+        confidence *= float(chances.max())
+        chances, memory = heard(speaker, TOKENS[tokens[-1]].decode("latin-1"), memory)
+    return Foreseen(b"".join(TOKENS[token] for token in tokens).decode(errors="replace").rstrip("\n"), confidence, failure, memory)
