@@ -8,6 +8,7 @@ subprocess.run([sys.executable, root / ".draft/tools/build.py", root / ".draft/s
 new, old = nbformat.read(out, 4), nbformat.read(sys.argv[1], 4)
 later = {c.id: c for c in nbformat.read(sys.argv[3], 4).cells if c.cell_type == "code"} if len(sys.argv) > 3 else {}
 named = sys.argv[4].split(",") if len(sys.argv) > 4 else []
+same = sys.argv[5].split(",") if len(sys.argv) > 5 else []  # cells whose source changed, but not what they compute
 done = {c.id: c for c in old.cells if c.cell_type == "code"}
 number = 0
 for c in new.cells:
@@ -17,7 +18,7 @@ for c in new.cells:
         if "define" in c.metadata.tags:
             c.outputs, c.execution_count = [], number
             continue
-        if c.id in named or source is None or (c.source != source.source and "define" not in c.metadata.tags):
+        if c.id in named or source is None or (c.source != source.source and c.id not in same):
             print("from the later pass:", c.id); source = later[c.id]; assert c.source == source.source, c.id
         c.outputs = [o for o in source.outputs if "application/vnd.jupyter.widget-view+json" not in o.get("data", {})]  # progress bars
         c.execution_count = number
