@@ -1557,7 +1557,7 @@ class M(nn.Module):
     def __init__(self, latents: int, hidden: int, pushes: int = 1) -> None:
         """`latents`, `hidden`: sizes of z and h. `pushes`: how many make a step."""
         super().__init__()
-        self.hidden = hidden
+        self.hidden, self.pushes = hidden, pushes
         self.gates = nn.Linear(2 * latents + pushes + hidden, 4 * hidden)  # all four gates in one matrix product
         self.change = nn.Linear(hidden, latents)  # of z, in one step
         self.log_var = nn.Linear(hidden + 2, latents)  # how wrong that may be, after so many steps without looking
@@ -1576,7 +1576,7 @@ class M(nn.Module):
     def step(self, state: State, a: Tensor) -> State:
         """One step under the pushes a (B,) in {0, 1}, or (B, P) if P make a step: the state after it, with M's mean as its z."""
         z, before, h, c, blind = state
-        push = 2.0 * a.to(z.dtype).view(len(z), -1) - 1  # (B, P): −1 left, +1 right
+        push = 2.0 * a.to(z.dtype).view(len(z), self.pushes) - 1  # (B, P): −1 left, +1 right
         gates = self.gates(torch.cat([z, self.CHANGE * (z - before), push, h], 1))  # (B, 4H)
         i, f, o = gates[:, self.hidden :].sigmoid().chunk(3, 1)  # (B, H) each
         c = f * c + i * gates[:, : self.hidden].tanh()

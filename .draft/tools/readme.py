@@ -71,7 +71,7 @@ A stage that the change touches is trained anew, and so is everything after it; 
 
 ## Time
 
-`quick` took {wall} minutes from nothing, every cell and figure included, on two cores that others share. `python tests/benchmark.py` prints what a busy neighbour costs on your machine. On one GPU, an H100, `smoke` and a `full` with fewer steps have run to the end: 9 ms a step of V, 22 of M, 36 of its practice, so all of `full` would take about 25 minutes there. V's float16, which older GPUs use, was tried on it too. A T4 itself has not been. Seconds per stage of the run that ships:
+`quick` took {wall} minutes from nothing, every cell and figure included, on two cores that others share. `python tests/benchmark.py` prints what a busy neighbour costs on your machine. On one GPU, an H100, `smoke` and a `full` with fewer steps ran to the end; all of `full` would take about 25 minutes there. V's float16, which older GPUs use, was tried on it; a T4 itself was not. Seconds per stage of the run that ships:
 
 | stage | seconds |
 |---|---|
@@ -79,7 +79,7 @@ A stage that the change touches is trained anew, and so is everything after it; 
 
 ## The roads on from it
 
-Part 10 serves V, M and C to robots over HTTP, in INT8 and with a guard; part 11 trains other pupils in the same dreams, by PPO and by the dream's own gradient. Their tables come from `assets/experiments/`; `WM_ROADS=all` (or `engineer`, `student`) computes them anew. `python tests/load.py` measures the service under load.
+Part 10 serves V, M and C to robots over HTTP, in INT8 and with a guard; part 11 trains other pupils in the same dreams, by PPO and by the dream's own gradient. Their tables lie in `assets/experiments/`; `WM_ROADS=all` computes them anew. `python tests/load.py` measures the service under load.
 
 ## Many runs
 
