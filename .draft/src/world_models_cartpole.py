@@ -3321,6 +3321,17 @@ import cloudpickle
 import httpx
 
 
+def forget_namespaces() -> None:
+    """Make this notebook's pydantic classes ready to travel: with an older IPython, Colab's, each keeps the whole namespace it was made in."""
+    waiting: list[type] = [BaseModel]
+    while waiting:
+        kinds = waiting.pop().__subclasses__()
+        waiting += kinds
+        for kind in kinds:
+            if kind.__module__ == __name__:
+                kind.__pydantic_parent_namespace__ = None
+
+
 @contextlib.contextmanager
 def served(driver: Driver, key: bytes, replicas: int = 1) -> Iterator[tuple[str, Callable[[], list]]]:
     """uvicorn, one process per replica, all on one socket: its address, and a function that lists the processes. They end with the block. TimeoutError: none answers."""
@@ -3331,6 +3342,7 @@ def served(driver: Driver, key: bytes, replicas: int = 1) -> Iterator[tuple[str,
 
         uvicorn.run(make_app(driver, key), fd=handle, log_level="error", access_log=False)
 
+    forget_namespaces()
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener, tempfile.TemporaryDirectory() as folder:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # uvicorn takes a given socket for no TCP, and small answers would wait 40 ms
         work = Path(folder) / "serve.pkl"
@@ -3354,6 +3366,7 @@ def served_by_ray(driver: Driver, key: bytes, replicas: int = 2) -> Iterator[tup
     import ray
     from ray import serve
 
+    forget_namespaces()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     ray.init(num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False, logging_level="error")
