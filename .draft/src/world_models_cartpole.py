@@ -1554,11 +1554,11 @@ class M(nn.Module):
     CHANGE = 5.0  # brings the change of z near the size of z
     DOUBT = 10.0  # Adam moves a weight by its learning rate at most: with this factor the doubt reaches its size in time
 
-    def __init__(self, latents: int, hidden: int, pushes: int = 1) -> None:
-        """`latents`, `hidden`: sizes of z and h. `pushes`: how many make a step."""
+    def __init__(self, latents: int, hidden: int) -> None:
+        """`latents`, `hidden`: sizes of z and h."""
         super().__init__()
-        self.hidden, self.pushes = hidden, pushes
-        self.gates = nn.Linear(2 * latents + pushes + hidden, 4 * hidden)  # all four gates in one matrix product
+        self.hidden = hidden
+        self.gates = nn.Linear(2 * latents + 1 + hidden, 4 * hidden)  # all four gates in one matrix product
         self.change = nn.Linear(hidden, latents)  # of z, in one step
         self.log_var = nn.Linear(hidden + 2, latents)  # how wrong that may be, after so many steps without looking
         self.reward, self.done = nn.Linear(hidden, 1), nn.Linear(hidden, 1)
@@ -1574,9 +1574,9 @@ class M(nn.Module):
         return State(z, z, nothing, nothing, nothing[:, :1])
 
     def step(self, state: State, a: Tensor) -> State:
-        """One step under the pushes a (B,) in {0, 1}, or (B, P) if P make a step: the state after it, with M's mean as its z."""
+        """One step under the pushes a (B,) in {0, 1}: the state after it, with M's mean as its z."""
         z, before, h, c, blind = state
-        push = 2.0 * a.to(z.dtype).view(len(z), self.pushes) - 1  # (B, P): −1 left, +1 right
+        push = 2.0 * a.to(z.dtype)[:, None] - 1  # (B, 1): −1 left, +1 right
         gates = self.gates(torch.cat([z, self.CHANGE * (z - before), push, h], 1))  # (B, 4H)
         i, f, o = gates[:, self.hidden :].sigmoid().chunk(3, 1)  # (B, H) each
         c = f * c + i * gates[:, : self.hidden].tanh()
@@ -1675,14 +1675,14 @@ def m_losses(m: M, z: Tensor, a: Tensor, reward: Tensor, done: Tensor, real: Ten
 MAX_GRADIENT = 200.0  # longer gradients of M are shortened: they come from a few bad windows
 
 
-def train_m(progress: Progress, memory: Memory, codes: Codes, begin: dict | None = None, also: Callable | None = None, *,
+def train_m(progress: Progress, memory: Memory, codes: Codes, begin: dict | None = None, *,
             m: MSettings, practice: PracticeSettings | None = None, seed: int) -> dict:  # fmt: skip
     """Train M, from the weights `begin` if given, on random windows of the encoded episodes.
 
     Without practice: teacher forcing, on windows of m.window steps. With practice M reads between half of m.context and all of it, and lives on its own
-    predictions for the rest of m.context + practice.alone steps. `also`: one more loss of (M, z, a, real, read), as in `m_losses`."""
+    predictions for the rest of m.context + practice.alone steps."""
     torch.manual_seed(seed)
-    model, how = M(codes.mu.shape[-1], m.hidden, codes.actions[0, 0].numel()).to(memory.device), practice or m
+    model, how = M(codes.mu.shape[-1], m.hidden).to(memory.device), practice or m
     if begin is not None:
         model.load_state_dict(begin)
     starts = memory.rows[memory.rows < memory.last]  # rows that have a next step
@@ -1702,7 +1702,7 @@ def train_m(progress: Progress, memory: Memory, codes: Codes, begin: dict | None
         a, reward, done = codes.actions[copy, rows[:, :-1]], memory.rewards[rows[:, :-1]], memory.done[rows[:, 1:]].float()  # (B, T)
         unseen = (memory.episode[start] % 10 == 9).float()  # (B, 1)
         losses = m_losses(model, codes.mu[copy, rows], a, reward, done, real, read, unseen)
-        return losses["total"] + (also(model, codes.mu[copy, rows], a, real * (1 - unseen), read) if also else 0), losses
+        return losses["total"], losses
 
     return fit(model, batch_loss, how, seed, progress, "M", MAX_GRADIENT)
 
@@ -1825,7 +1825,7 @@ def open_loop(world: World, horizon: int, count: int = 400) -> tuple[Tensor, Say
 
     Returns the rows of the T = `horizon` steps alone, (S, T), and what M says of them. S is 0 where no episode is long enough."""
     rows = windows(world.memory, world.context + horizon, count)  # (S, C + T)
-    z, a = world.codes.mu[0, rows], world.codes.actions[0, rows]  # (S, C + T, Z), (S, C + T)
+    z, a = world.codes.mu[0, rows], world.memory.actions[rows]  # (S, C + T, Z), (S, C + T)
     lived = [step.state for step in dream(world.m, world.m.begin(z[:, 0]), given(a), rows.shape[1] - 1, z[:, : world.context])]
     return rows[:, world.context :], world.m.says(stacked(lived[world.context - 1 :]))
 
@@ -2156,7 +2156,7 @@ def search_space(world: World, c: CSettings, generator: torch.Generator) -> Axes
     rows, copies = world.moments(PAIRS, generator, LOOK_AHEAD)  # (S,) each
     now, later = (features(world.states(some, copies)) for some in (rows, rows + LOOK_AHEAD))  # (S, Z + H) each
     between = rows[:, None] + torch.arange(LOOK_AHEAD, device=rows.device)  # (S, K)
-    return lawful_axes(now, later, 2.0 * world.codes.actions[copies[:, None], between].flatten(1) - 1, c.axes, c.growing)
+    return lawful_axes(now, later, 2.0 * world.codes.actions[copies[:, None], between] - 1, c.axes, c.growing)
 
 
 def to_weights(axes: Axes, points: Tensor) -> Tensor:
@@ -2693,12 +2693,12 @@ class Verifier(nn.Module):
         self.layers = nn.Sequential(nn.Linear(2 * latents + hidden, 128), nn.SiLU(), nn.Linear(128, 128), nn.SiLU(), nn.Linear(128, 1))
 
     def look(self, state: State) -> Tensor:
-        """What it reads, (..., 2Z + H)."""
-        return torch.cat([state.z, state.z - state.before, state.h], -1)
+        """What it reads, (B, 2Z + H)."""
+        return torch.cat([state.z, state.z - state.before, state.h], 1)
 
     def forward(self, state: State) -> Tensor:
-        """Logits (...)."""
-        return self.layers((self.look(state) - self.mean) / self.scale)[..., 0]
+        """Logits (B,)."""
+        return self.layers((self.look(state) - self.mean) / self.scale)[:, 0]
 
 
 # %% tags=["define", "extra"]
@@ -3468,9 +3468,9 @@ def try_guard(progress: Progress, driver: Driver, *, seed: int, episodes: int, s
     """The service as robots meet it, whose cameras lie: returns with and without the guard, alarms, and `limits`."""
     key, lines = secrets.token_bytes(32), []
 
-    def drive(address: str, purpose_seed: int, in_doubt: str, lie: Callable | None = None) -> tuple[float, list[dict]]:
+    def drive(address: str, purpose_seed: int, in_doubt: str, kind: str = "none") -> tuple[float, list[dict]]:
         """Mean return of some episodes, and all answers."""
-        robots = Remote(address, in_doubt, *filter(None, [lie]))
+        robots = Remote(address, in_doubt, Lies(kind))
         played = play(robots, seeds_for("roads", purpose_seed, episodes), episodes, steps=steps)
         return float(np.mean([len(episode.actions) for episode in played])), robots.answers
 
@@ -3478,8 +3478,8 @@ def try_guard(progress: Progress, driver: Driver, *, seed: int, episodes: int, s
         limits = limits_of(drive(address, seed + 1, "believe")[1])
     with served(Driver(driver.world, driver.weights, driver.verifier, limits), key) as (address, _):
         for kind in LIES:
-            without, _ = drive(address, seed + 3, "believe", Lies(kind))
-            guarded, answers = drive(address, seed + 3, "dream", Lies(kind))
+            without, _ = drive(address, seed + 3, "believe", kind)
+            guarded, answers = drive(address, seed + 3, "dream", kind)
             doubts = {place: not all(one["believed"] for one in ten) for place, ten in stretches(answers).items()}
             during = [doubt for (_, tenth), doubt in doubts.items() if 10 * tenth % LIE_EVERY == LIE_FROM]
             before = [doubt for (_, tenth), doubt in doubts.items() if kind == "none" or 10 * tenth < LIE_FROM]  # honest ones
@@ -3533,11 +3533,11 @@ if len(load_table):
     plot(*load_panels, title="Clients and service on the same two cores")
 
 # %% [markdown]
-# One replica answers 32 robots with 408 pushes a second, 99 % of them within 107 ms; two answer 483, within 90 ms. That is not twice as much: the clients need a core, too, and there are only two. Ray Serve is slower here, 147 to 163 a second and 334 to 354 ms, and nearly all of the difference is its own: each request passes through a proxy and a router, which are processes beside ours. What it gives for that is seen on more than one machine, and in the last line: a killed replica is replaced by a new one, where uvicorn goes on with the other one. Both times, 12 and 27 requests had to be sent again, and no robot noticed more than a wait.
+# One replica answers 32 robots with 408 pushes a second, 99 % of them within 107 ms; two answer 483, within 90 ms. That is not twice as much: the clients need a core, too, and there are only two. Ray Serve is slower here, 147 to 163 a second and 354 to 334 ms. The app is the same, so the difference, some 245 ms, is Ray Serve's own: its proxy and its router are processes beside ours, on the same two cores. When a replica is killed, 27 requests (uvicorn) and 12 (Ray Serve) have to be sent again; everything else goes on.
 #
 # <details><summary><b>Exercise 9.</b> A robot needs 50 pushes a second. How many robots would one core hold, if V and M were all that costs? How many does it hold? Would two A10 GPUs help? (Solution)</summary>
 #
-# For a batch of 32, V takes 1.6 ms, and M about 21 steps of 0.22 ms (sixteen to remember, five for the guard): 6.2 ms, or some 5,200 pushes a second, for 100 robots. Measured were 408 a second, enough for 8. So of 2.45 ms per push only 0.19 are V and M; the rest is HTTP, base64, JSON, tokens, and the clients. Two replicas with a GPU each, and with no more processor than here, would save just that: computed, not measured, 2 · 1000 / 2.26, or 880 pushes a second, for 17 robots. What helps is more cores.
+# For a batch of 32, V takes 1.6 ms, and M 20 steps of 0.22 ms (sixteen to remember, three ahead, one with its eyes shut): 5.9 ms, or some 5,400 pushes a second, for 108 robots. Measured were 408 a second, enough for 8. So of 2.45 ms per push only 0.18 are V and M; the rest is HTTP, base64, JSON, tokens, and the clients. Two replicas with a GPU each, and with no more processor than here, would save just that: computed, not measured, 2 · 1000 / 2.27, or 880 pushes a second, for 17 robots. What helps is more cores.
 # </details>
 
 # %% [markdown]
@@ -3552,21 +3552,20 @@ if len(load_table):
 class Net(nn.Module):
     """A score for each state: from (z, h) along some axes, through a layer of tanh units, or straight."""
 
-    def __init__(self, axes: Axes, hidden: int, pushes: int = 1) -> None:
-        """`axes`: what it reads, K numbers. `hidden`: units; with 0 it is linear. `pushes`: scores, one for each push of a step. All begin at 0."""
+    def __init__(self, axes: Axes, hidden: int) -> None:
+        """`axes`: what it reads, K numbers. `hidden`: units; with 0 it is linear. It begins with the score 0 everywhere."""
         super().__init__()
         self.register_buffer("mean", axes.mean)
         self.register_buffer("directions", axes.directions)
         count = axes.directions.shape[1]
         self.body = nn.Sequential(nn.Linear(count, hidden), nn.Tanh()) if hidden else nn.Identity()
-        self.out = nn.Linear(hidden or count, pushes)
+        self.out = nn.Linear(hidden or count, 1)
         for part in self.out.parameters():
             nn.init.zeros_(part)
 
     def forward(self, state: State) -> Tensor:
-        """(B, …) for states (B, …); (B, …, P) if a step has P pushes."""
-        score = self.out(self.body((features(state) - self.mean) @ self.directions))  # (B, …, P)
-        return score[..., 0] if score.shape[-1] == 1 else score
+        """(B, …) for states (B, …)."""
+        return self.out(self.body((features(state) - self.mean) @ self.directions))[..., 0]
 
 
 def plain_axes(read: Tensor) -> Axes:
@@ -3602,10 +3601,10 @@ def advantages(reward: Tensor, on: Tensor, value: Tensor, gamma: float = 1.0, la
 class School:
     """Where C's dreams begin, and what they pay, for anyone who acts on states."""
 
-    def __init__(self, world: World, c: CSettings, seed: int, agent: Callable[[World, Choose], Policy] = Agent) -> None:
-        """As `learn` does it. `agent`: makes someone who acts awake of someone who acts in dreams."""
+    def __init__(self, world: World, c: CSettings, seed: int) -> None:
+        """As `learn` does it."""
         luck = torch.Generator().manual_seed(seed)
-        self.world, self.c, self.seed, self.agent, self.looking = world, c, seed, agent, 0.0
+        self.world, self.c, self.seed, self.looking = world, c, seed, 0.0
         self.starts = world.states(*world.moments(START_POOL, luck))
         self.read = features(world.states(*world.moments(START_POOL, luck, copies=1)))  # (S, Z + H)
         self.home, self.lawful = principal_axes(self.read, min(HOME_AXES, self.read.shape[1])), search_space(world, c, luck)
@@ -3628,16 +3627,20 @@ class School:
 
     def net(self, hidden: int, lawful: bool) -> Net:
         """An untrained network, on plain (z, h) or on the axes of the search."""
-        return Net(self.lawful if lawful else plain_axes(self.read), hidden, self.world.codes.actions[0, 0].numel())
+        return Net(self.lawful if lawful else plain_axes(self.read), hidden)
 
     @torch.no_grad()
+    def dreamed(self, choose: Choose) -> Tensor:
+        """The mean return in 512 dreams, the same for all."""
+        return self.returns(choose, self.some(torch.Generator().manual_seed(self.seed), 512)).mean()
+
     def look(self, choose: Choose, workers: int, episodes: int = 2) -> dict[str, Tensor]:
-        """A thermometer, as C's: the return in 512 common dreams, and that of some short real episodes. Its seconds are not counted as training."""
+        """A thermometer, as C's: the return in dreams, and that of some short real episodes. Its seconds are not counted as training."""
         begin = time.perf_counter()
-        dreamed = self.returns(choose, self.some(torch.Generator().manual_seed(self.seed), 512)).mean()
-        real = np.mean(lives(self.agent(self.world, choose), "check", self.seed, episodes, workers, LOOK_STEPS))
+        real = np.mean(lives(Agent(self.world, choose), "check", self.seed, episodes, workers, LOOK_STEPS))
+        found = {"dream": self.dreamed(choose), "real": torch.tensor(real)}
         self.looking += time.perf_counter() - begin
-        return {"dream": dreamed, "real": torch.tensor(real)}
+        return found
 
 
 # %% [markdown]
@@ -3720,12 +3723,12 @@ def train_student(progress: Progress, school: School, *, way: str, hidden: int, 
     Returns the `log` of `fit`, the `actor`'s weights, `seconds` without looks, and the `norms` of the gradient, before and after."""
     torch.manual_seed(seed)
     nets = nn.ModuleDict({"actor": school.net(hidden, lawful)} | ({"critic": school.net(hidden, False)} if way == "PPO" else {})).to(DEVICE)
-    actor, seen, norms, begin, looked = nets["actor"], {}, [gradient_norms(school, nets["actor"])], time.perf_counter(), school.looking
+    actor, seen, norms, begin = nets["actor"], {}, [gradient_norms(school, nets["actor"])], time.perf_counter()
 
     def batch_loss(luck: torch.Generator, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of one step, and now and then a look."""
         if way == "PPO":
-            if step % GATHER == 0:
+            if step % GATHER == 0 or not seen:
                 seen.update(gathered(school, nets, luck, how.batch))
             pick = torch.randint(how.batch * school.c.horizon, (MOMENTS,), generator=luck).to(DEVICE)
             state = seen["state"].pick(pick)
@@ -3735,7 +3738,7 @@ def train_student(progress: Progress, school: School, *, way: str, hidden: int, 
         return losses["total"], losses | (school.look(sure(actor), workers) if step % LOG_EVERY == 0 or step == how.steps - 1 else {})
 
     log = fit(nets, batch_loss, how, seed, progress, way, 1.0)["log"]
-    seconds = time.perf_counter() - begin - (school.looking - looked)
+    seconds = time.perf_counter() - begin - school.looking
     return {"log": log, "actor": {"weights": actor.state_dict()}, "seconds": seconds, "norms": [*norms, gradient_norms(school, actor)]}
 
 
@@ -3778,11 +3781,13 @@ def try_student(
         steps, looks = found["log"]["step"], [{"dream": dreamed, "real": real} for dreamed, real in zip(found["log"]["dream"], found["log"]["real"])]
         norms = [who | {"when": when, "horizon": k, "norm": x} for when, row in zip(("before", "after"), found["norms"]) for k, x in zip(REACH, row)]
     curve = [who | {"steps": int(step * per_step), "dream": float(look["dream"]), "real": float(look["real"])} for step, look in zip(steps, looks)]
-    with torch.no_grad():
-        dreamed = float(school.returns(choose, school.some(torch.Generator().manual_seed(seed), 512)).mean())
     played = play(Agent(world, choose), seeds_for("roads", seed, episodes), workers)
     real, far = [len(episode.actions) for episode in played], max(float(np.abs(episode.states[:, 0]).max()) for episode in played)
-    line = who | {"dreamed steps": int((steps[-1] + (way != "CMA-ES")) * per_step), "seconds": round(seconds, 1), "dream": round(dreamed, 2)}
+    line = who | {
+        "dreamed steps": int((steps[-1] + (way != "CMA-ES")) * per_step),
+        "seconds": round(seconds, 1),
+        "dream": round(float(school.dreamed(choose)), 2),
+    }
     return {"line": line | {"real": float(np.mean(real)), "worst": min(real), "farthest (m)": round(far, 2)}, "curve": curve, "norms": norms}
 
 
@@ -3830,8 +3835,11 @@ if len(student_curves):
     plt.show()
 
 # %% tags=["run", "extra"]
-norm_axes = {"lines": {}, "xlabel": "horizon (steps)", "ylabel": "length of the gradient", "yscale": "log", "xticks": REACH}
-norm_panels = {"gradient": norm_axes | {"title": "128 units"}, "gradient, linear C, its axes": norm_axes | {"title": "linear, in its axes", "lines": {}}}
+norm_axes = {"xlabel": "horizon (steps)", "ylabel": "length of the gradient", "yscale": "log", "xticks": REACH}
+norm_panels = {
+    "gradient": norm_axes | {"title": "128 units", "lines": {}},
+    "gradient, linear C, its axes": norm_axes | {"title": "linear, in its axes", "lines": {}},
+}
 for norm_learner, norm_panel in norm_panels.items() if len(student_norms) else ():
     for norm_when, norm_look in (("before", "o--"), ("after", "s-")):
         norm_rows = student_norms[(student_norms["learner"] == norm_learner) & (student_norms["when"] == norm_when)].groupby("horizon")["norm"].mean()
@@ -3840,19 +3848,19 @@ if len(student_norms):
     plot(*norm_panels.values(), title="The gradient of a dream's return, mean of three seeds")
 
 # %% [markdown]
-# All three learn it, and C's way is the dearest. The **gradient** needs a tenth of CMA-ES's dreamed steps (288,000 instead of 2.88 million) and a third of its time, 8 or 9 seconds instead of 24 to 26. After 96,000 dreamed steps its network stands through every look; CMA-ES gets there after about 460,000, PPO after 115,000. **PPO** ends at 500 in all 300 test episodes too, in 11 to 14 seconds. With no more dreams than PPO has, CMA-ES falls now and then: one of its three seeds has a mean of 441 and a worst episode of 103.
+# All three learn it, and C's way is the dearest. The **gradient** needs a tenth of CMA-ES's dreamed steps (288,000 instead of 2.88 million) and a third of its time, 8 or 9 seconds instead of 24 to 26. At its first look after the start, 96,000 dreamed steps, its network stands through all 200 steps with each seed; PPO does from 115,000 on, CMA-ES from 461,000 (right figure). **PPO** ends at 500 in all 300 test episodes too, in 11 to 14 seconds. With no more dreams than PPO has, CMA-ES falls now and then: one of its three seeds has a mean of 441 and a worst episode of 103.
 #
 # What does the gradient need? Not the axes: a linear C on plain (z, h) reaches 500 with every seed. With the axes of the search it does no better (499, and carts that stray 0.48 m instead of 0.20). CMA-ES must be told where to look, since it learns one number per candidate; a gradient knows in which of 256 directions to go. But it does need the **worth of the last state**. Without it the three seeds have 483, 381 and 460, and the cart drifts half a metre: thirty steps don't show that a cart is on its way out.
 #
-# It neither explodes nor vanishes (figure). For an untrained network the gradient's length is 2 to 3.4 at any horizon, since the pole falls before a long one matters. After training it grows with the horizon, from 0.3 in dreams of 5 steps to 1.8 at 30 and 8 at 60: a small error becomes larger with time, and so does what a weight can do about it. At 30 steps that is no trouble.
+# It neither explodes nor vanishes (figure). For an untrained network the gradient's length is 2 to 3.4 at any horizon, since the pole falls before a long one matters. After training it is 0.3 in dreams of 5 steps, about 2 at 15 and at 30, and 8 at 60; for the linear C in its axes (right) it climbs to 27. What a weight does early grows with the pole's own instability, and longer dreams will need more care. At 30 steps it is no trouble.
 #
 # Who exploits the dream? The gradient pushes its own score highest: up to 31.2 in the dream, where CMA-ES has 28.8 to 30.1 and PPO, which never sees the worth, 27.9 to 29.5. Reality pays all of them 500, and CMA-ES's cart stays nearest to the centre (0.14 m, against 0.20 and 0.37). So the last point of dream return bought nothing real. It did no harm either, in this world and with these three seeds.
 #
-# So is CMA-ES the best use of a dream? Not here. It asks nothing of M but numbers, and would also work if M could not be differentiated. Where it can, the dream's own gradient is the better teacher.
+# So is CMA-ES the best use of a dream? Not here. It asks nothing of M but numbers, and would also work if M could not be differentiated. Where it can, the dream's own gradient is the better teacher. (The learning rates and γ were tried out in this very world, with these seeds and with real returns on other episodes than the table's.)
 #
 # <details><summary><b>Exercise 10.</b> A gradient also needs a way back through the dream. How much more does one of its dreamed steps cost than one of CMA-ES's, and when would CMA-ES be faster? (Solution)</summary>
 #
-# CMA-ES: 25 s for 2.88 million steps, 8.7 µs each. The gradient: 8.6 s for 288,000, 30 µs each, 3.4 times as much: the way back costs about twice the way there, and its batches of 64 dreams are smaller than CMA-ES's 960. So CMA-ES would be faster as soon as it needed fewer than 3.4 times as many dreams. Here it needs ten times as many.
+# CMA-ES: 25 s for 2.88 million steps, 8.7 µs each. The gradient: 8.6 s for 288,000, 30 µs each, 3.4 times as much. There is the way back, and its 64 dreams at a time use the processor less well than CMA-ES's 960. So CMA-ES would be faster as soon as it needed fewer than 3.4 times as many dreams. Here it needs ten times as many.
 # </details>
 
 # %% tags=["run"]
