@@ -38,7 +38,7 @@
 #
 # **Result.** 500.0 of 500 on average over 100 real test episodes (so, with 95 % confidence, this controller fails in fewer than 3 of 100). It was trained on 44,355 real steps of random play and nothing else. 3,567 further real steps were watched and logged (19 of them by the control experiment), and nothing was chosen by what was seen. The settings were chosen on other seeds; but this one was run before, with earlier settings, and its open loop was one reason to go on.
 #
-# **Time.** `quick` took 13 minutes from nothing on two CPU cores that others share; the last cell that runs says so. `full` is the recipe's numbers. It has not been run to its end in this form, nor on a Colab T4.
+# **Time.** `quick` took 14 minutes from nothing on two CPU cores that others share; the last cell that runs says so. `full` is the recipe's numbers. It has not been run to its end in this form, nor on a Colab T4.
 #
 # You need Python, some PyTorch, and what a normal distribution is. Guess before you run, wherever it says **Predict**. The numbers in the text are those of the outputs you see. Yours will differ a little: compare what the plots say, not the digits.
 

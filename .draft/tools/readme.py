@@ -71,7 +71,7 @@ A stage that the change touches is trained anew, and so is everything after it; 
 
 ## Time
 
-`quick` took {wall} minutes from nothing, every cell and figure included, on two cores that others share. `python tests/benchmark.py` prints what a busy neighbour costs on your machine. On one GPU, an H100, `smoke` ran to the end, and a `full` with fewer steps as far as the remedies of part 9; all of `full` would take about 25 minutes there. V's float16, which older GPUs use, was tried on it; a T4 itself was not. Seconds per stage of the run that ships:
+`quick` took {wall} minutes from nothing, every cell and figure included, on two cores that others share. `python tests/benchmark.py` prints what a busy neighbour costs on your machine. On one GPU, an H100, `smoke` ran to the end, and a `full` with fewer steps as far as the remedies of part 9; all of `full` would take about 25 minutes there. A T4 was not tried. Seconds per stage of the run that ships:
 
 | stage | seconds |
 |---|---|
