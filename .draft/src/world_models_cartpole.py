@@ -32,7 +32,9 @@
 # | 9 When the dream lies | which dreams can be trusted, and what helps? |
 # | 10 The engineer's road | can a robot use it: smaller, guarded, over a network? |
 # | 11 The student's road | is there a better pupil than C? PPO, and the dream's own gradient |
-# | 12 What was shown | and where to go: things to try, troubleshooting, glossary, references |
+# | 12 The researcher's road | does a contrastive loss keep a dream true? |
+# | 13 The frontier | do macro-actions let a dream look further? |
+# | 14 What was shown | and where to go: things to try, troubleshooting, glossary, references |
 #
 # **Three ways to read.** *Look*: the outputs are here, read on. *Run*: run all cells; without a GPU that is the profile `quick`, and `USE_PRETRAINED` in part 2 takes V, M and C from our checkpoint instead of training them. *Change*: turn a knob in part 2 and run that cell and all that follow; only what depends on the knob is trained again. Any cell can be run again at any time.
 #
@@ -1554,11 +1556,11 @@ class M(nn.Module):
     CHANGE = 5.0  # brings the change of z near the size of z
     DOUBT = 10.0  # Adam moves a weight by its learning rate at most: with this factor the doubt reaches its size in time
 
-    def __init__(self, latents: int, hidden: int) -> None:
-        """`latents`, `hidden`: sizes of z and h."""
+    def __init__(self, latents: int, hidden: int, pushes: int = 1) -> None:
+        """`latents`, `hidden`: sizes of z and h. `pushes`: how many make a step."""
         super().__init__()
-        self.hidden = hidden
-        self.gates = nn.Linear(2 * latents + 1 + hidden, 4 * hidden)  # all four gates in one matrix product
+        self.hidden, self.pushes = hidden, pushes
+        self.gates = nn.Linear(2 * latents + pushes + hidden, 4 * hidden)  # all four gates in one matrix product
         self.change = nn.Linear(hidden, latents)  # of z, in one step
         self.log_var = nn.Linear(hidden + 2, latents)  # how wrong that may be, after so many steps without looking
         self.reward, self.done = nn.Linear(hidden, 1), nn.Linear(hidden, 1)
@@ -1574,9 +1576,9 @@ class M(nn.Module):
         return State(z, z, nothing, nothing, nothing[:, :1])
 
     def step(self, state: State, a: Tensor) -> State:
-        """One step under the pushes a (B,) in {0, 1}: the state after it, with M's mean as its z."""
+        """One step under the pushes a (B,) in {0, 1}, or (B, P) if P make a step: the state after it, with M's mean as its z."""
         z, before, h, c, blind = state
-        push = 2.0 * a.to(z.dtype)[:, None] - 1  # (B, 1): −1 left, +1 right
+        push = 2.0 * a.to(z.dtype).view(len(z), self.pushes) - 1  # (B, P): −1 left, +1 right
         gates = self.gates(torch.cat([z, self.CHANGE * (z - before), push, h], 1))  # (B, 4H)
         i, f, o = gates[:, self.hidden :].sigmoid().chunk(3, 1)  # (B, H) each
         c = f * c + i * gates[:, : self.hidden].tanh()
@@ -1675,14 +1677,14 @@ def m_losses(m: M, z: Tensor, a: Tensor, reward: Tensor, done: Tensor, real: Ten
 MAX_GRADIENT = 200.0  # longer gradients of M are shortened: they come from a few bad windows
 
 
-def train_m(progress: Progress, memory: Memory, codes: Codes, begin: dict | None = None, *,
+def train_m(progress: Progress, memory: Memory, codes: Codes, begin: dict | None = None, also: Callable | None = None, *,
             m: MSettings, practice: PracticeSettings | None = None, seed: int) -> dict:  # fmt: skip
     """Train M, from the weights `begin` if given, on random windows of the encoded episodes.
 
     Without practice: teacher forcing, on windows of m.window steps. With practice M reads between half of m.context and all of it, and lives on its own
-    predictions for the rest of m.context + practice.alone steps."""
+    predictions for the rest of m.context + practice.alone steps. `also`: one more loss of (M, z, a, real, read), as in `m_losses`."""
     torch.manual_seed(seed)
-    model, how = M(codes.mu.shape[-1], m.hidden).to(memory.device), practice or m
+    model, how = M(codes.mu.shape[-1], m.hidden, codes.actions[0, 0].numel()).to(memory.device), practice or m
     if begin is not None:
         model.load_state_dict(begin)
     starts = memory.rows[memory.rows < memory.last]  # rows that have a next step
@@ -1702,7 +1704,7 @@ def train_m(progress: Progress, memory: Memory, codes: Codes, begin: dict | None
         a, reward, done = codes.actions[copy, rows[:, :-1]], memory.rewards[rows[:, :-1]], memory.done[rows[:, 1:]].float()  # (B, T)
         unseen = (memory.episode[start] % 10 == 9).float()  # (B, 1)
         losses = m_losses(model, codes.mu[copy, rows], a, reward, done, real, read, unseen)
-        return losses["total"], losses
+        return losses["total"] + (also(model, codes.mu[copy, rows], a, real * (1 - unseen), read) if also else 0), losses
 
     return fit(model, batch_loss, how, seed, progress, "M", MAX_GRADIENT)
 
@@ -1825,7 +1827,7 @@ def open_loop(world: World, horizon: int, count: int = 400) -> tuple[Tensor, Say
 
     Returns the rows of the T = `horizon` steps alone, (S, T), and what M says of them. S is 0 where no episode is long enough."""
     rows = windows(world.memory, world.context + horizon, count)  # (S, C + T)
-    z, a = world.codes.mu[0, rows], world.memory.actions[rows]  # (S, C + T, Z), (S, C + T)
+    z, a = world.codes.mu[0, rows], world.codes.actions[0, rows]  # (S, C + T, Z), (S, C + T)
     lived = [step.state for step in dream(world.m, world.m.begin(z[:, 0]), given(a), rows.shape[1] - 1, z[:, : world.context])]
     return rows[:, world.context :], world.m.says(stacked(lived[world.context - 1 :]))
 
@@ -2156,7 +2158,7 @@ def search_space(world: World, c: CSettings, generator: torch.Generator) -> Axes
     rows, copies = world.moments(PAIRS, generator, LOOK_AHEAD)  # (S,) each
     now, later = (features(world.states(some, copies)) for some in (rows, rows + LOOK_AHEAD))  # (S, Z + H) each
     between = rows[:, None] + torch.arange(LOOK_AHEAD, device=rows.device)  # (S, K)
-    return lawful_axes(now, later, 2.0 * world.codes.actions[copies[:, None], between] - 1, c.axes, c.growing)
+    return lawful_axes(now, later, 2.0 * world.codes.actions[copies[:, None], between].flatten(1) - 1, c.axes, c.growing)
 
 
 def to_weights(axes: Axes, points: Tensor) -> Tensor:
@@ -2240,13 +2242,17 @@ class Agent:
         self.z = torch.where(new[:, None, None], z[:, None], torch.cat([self.z[:, 1:], z[:, None]], 1))
         self.known = torch.cat([self.known[:, 1:] & ~new[:, None], torch.ones_like(self.known[:, :1])], 1)
         self.a = self.a.roll(-1, 1)
-        push = self.choose(0, remembered(self.world.m, self.z, self.a, self.known)).long()  # (W,)
+        push = self.push(new).long()  # (W,)
         for k in range(len(frame)) if self.exploration > 0 else ():
             self.dice[k] = np.random.default_rng([self.seed, seeds[k]]) if fresh[k] else self.dice[k]  # an episode's coins depend on its seed alone
             if self.dice[k].random() < self.exploration:
                 push[k] = int(self.dice[k].integers(2))
         self.a[:, -1] = push
         return push.cpu().numpy()
+
+    def push(self, new: Tensor) -> Tensor:
+        """The pushes now, (W,). `new` (W,): whose episode has just begun."""
+        return self.choose(0, remembered(self.world.m, self.z, self.a, self.known))
 
 
 def lives(policy: Policy, purpose: str, seed: int, episodes: int, workers: int, steps: int = 500) -> list[float]:
@@ -2693,12 +2699,12 @@ class Verifier(nn.Module):
         self.layers = nn.Sequential(nn.Linear(2 * latents + hidden, 128), nn.SiLU(), nn.Linear(128, 128), nn.SiLU(), nn.Linear(128, 1))
 
     def look(self, state: State) -> Tensor:
-        """What it reads, (B, 2Z + H)."""
-        return torch.cat([state.z, state.z - state.before, state.h], 1)
+        """What it reads, (..., 2Z + H)."""
+        return torch.cat([state.z, state.z - state.before, state.h], -1)
 
     def forward(self, state: State) -> Tensor:
-        """Logits (B,)."""
-        return self.layers((self.look(state) - self.mean) / self.scale)[:, 0]
+        """Logits (...)."""
+        return self.layers((self.look(state) - self.mean) / self.scale)[..., 0]
 
 
 # %% tags=["define", "extra"]
@@ -2972,8 +2978,8 @@ show_seeds("main_line_quick")
 # @title Which roads are computed now? (auto: all in smoke, else none)
 import importlib.util
 
-ROADS = os.environ.get("WM_ROADS", "auto")  # @param ["auto", "none", "engineer", "student", "all"] {allow-input: true}
-roads = {"engineer", "student"}
+ROADS = os.environ.get("WM_ROADS", "auto")  # @param ["auto", "none", "engineer", "student", "researcher", "frontier", "all"] {allow-input: true}
+roads = {"engineer", "student", "researcher", "frontier"}
 tiny = profile_name(PROFILE) == "smoke"  # each road in miniature
 asked = {"auto": "all" if tiny else "", "none": ""}.get(ROADS, ROADS)
 live = roads if asked == "all" else set(asked.replace(",", " ").split())
@@ -3552,20 +3558,21 @@ if len(load_table):
 class Net(nn.Module):
     """A score for each state: from (z, h) along some axes, through a layer of tanh units, or straight."""
 
-    def __init__(self, axes: Axes, hidden: int) -> None:
-        """`axes`: what it reads, K numbers. `hidden`: units; with 0 it is linear. It begins with the score 0 everywhere."""
+    def __init__(self, axes: Axes, hidden: int, pushes: int = 1) -> None:
+        """`axes`: what it reads, K numbers. `hidden`: units; with 0 it is linear. `pushes`: scores, one for each push of a step. All begin at 0."""
         super().__init__()
         self.register_buffer("mean", axes.mean)
         self.register_buffer("directions", axes.directions)
         count = axes.directions.shape[1]
         self.body = nn.Sequential(nn.Linear(count, hidden), nn.Tanh()) if hidden else nn.Identity()
-        self.out = nn.Linear(hidden or count, 1)
+        self.out = nn.Linear(hidden or count, pushes)
         for part in self.out.parameters():
             nn.init.zeros_(part)
 
     def forward(self, state: State) -> Tensor:
-        """(B, …) for states (B, …)."""
-        return self.out(self.body((features(state) - self.mean) @ self.directions))[..., 0]
+        """(B, …) for states (B, …); (B, …, P) if a step has P pushes."""
+        score = self.out(self.body((features(state) - self.mean) @ self.directions))  # (B, …, P)
+        return score[..., 0] if score.shape[-1] == 1 else score
 
 
 def plain_axes(read: Tensor) -> Axes:
@@ -3601,10 +3608,10 @@ def advantages(reward: Tensor, on: Tensor, value: Tensor, gamma: float = 1.0, la
 class School:
     """Where C's dreams begin, and what they pay, for anyone who acts on states."""
 
-    def __init__(self, world: World, c: CSettings, seed: int) -> None:
-        """As `learn` does it."""
+    def __init__(self, world: World, c: CSettings, seed: int, agent: Callable[[World, Choose], Policy] = Agent) -> None:
+        """As `learn` does it. `agent`: makes someone who acts awake of someone who acts in dreams."""
         luck = torch.Generator().manual_seed(seed)
-        self.world, self.c, self.seed, self.looking = world, c, seed, 0.0
+        self.world, self.c, self.seed, self.agent, self.looking = world, c, seed, agent, 0.0
         self.starts = world.states(*world.moments(START_POOL, luck))
         self.read = features(world.states(*world.moments(START_POOL, luck, copies=1)))  # (S, Z + H)
         self.home, self.lawful = principal_axes(self.read, min(HOME_AXES, self.read.shape[1])), search_space(world, c, luck)
@@ -3627,7 +3634,7 @@ class School:
 
     def net(self, hidden: int, lawful: bool) -> Net:
         """An untrained network, on plain (z, h) or on the axes of the search."""
-        return Net(self.lawful if lawful else plain_axes(self.read), hidden)
+        return Net(self.lawful if lawful else plain_axes(self.read), hidden, self.world.codes.actions[0, 0].numel())
 
     @torch.no_grad()
     def dreamed(self, choose: Choose) -> Tensor:
@@ -3637,7 +3644,7 @@ class School:
     def look(self, choose: Choose, workers: int, episodes: int = 2) -> dict[str, Tensor]:
         """A thermometer, as C's: the return in dreams, and that of some short real episodes. Its seconds are not counted as training."""
         begin = time.perf_counter()
-        real = np.mean(lives(Agent(self.world, choose), "check", self.seed, episodes, workers, LOOK_STEPS))
+        real = np.mean(lives(self.agent(self.world, choose), "check", self.seed, episodes, workers, LOOK_STEPS))
         found = {"dream": self.dreamed(choose), "real": torch.tensor(real)}
         self.looking += time.perf_counter() - begin
         return found
@@ -3863,11 +3870,370 @@ if len(student_norms):
 # CMA-ES: 25 s for 2.88 million steps, 8.7 µs each. The gradient: 8.6 s for 288,000, 30 µs each, 3.4 times as much. There is the way back, and its 64 dreams at a time use the processor less well than CMA-ES's 960. So CMA-ES would be faster as soon as it needed fewer than 3.4 times as many dreams. Here it needs ten times as many.
 # </details>
 
+# %% [markdown]
+# ## 12 · The researcher's road: does a contrast keep a dream true?
+#
+# A dream drifts. Here is one idea to hold it: M is only ever told what *does* follow, never what does not. A **contrastive** loss says both: the dream under the true pushes shall lie nearer to what was seen than dreams under other pushes. The hypothesis: an M that practises with this loss drifts less, and tells good controllers from bad ones better, out to a hundred steps.
+#
+# ### The loss
+#
+# From one moment M dreams three times: under the recorded pushes, with all of them reversed, and with every second one reversed. At each step what was seen, $z$, picks the dream that is its own (InfoNCE, van den Oord et al., 2018):
+#
+# $$L = -\log \frac{e^{-d_0 / T}}{\sum_n e^{-d_n / T}}, \qquad d_n = \frac1Z \sum_i \frac{(\hat z^{(n)}_i - z_i)^2}{\sigma^2}$$
+#
+# The positive is the dream under the true pushes ($n = 0$), the negatives are the other two, σ is the one in the loss of M's mean, and $T = 0.1$. The loss is added to those of M's practice with weight 10, on every fourth sequence (the other dreams cost time). Nothing else changes: the same start, the same number of steps, the same seeds. T and the weight were set once, by the size of the terms, and not tuned.
+
+# %% tags=["define", "extra"]
+TEMPERATURE, CONTRAST = 0.1, 10.0  # T, and the weight of the loss
+
+
+def other_pushes(a: Tensor, read: int) -> Tensor:
+    """(3, B, T): the pushes a (B, T) themselves, then all reversed, then every second one, from the last step that M reads."""
+    alone = torch.arange(a.shape[1], device=a.device) - (read - 1)  # (T,) counts the steps alone
+    return torch.stack([a, torch.where(alone >= 0, 1 - a, a), torch.where((alone >= 0) & (alone % 2 == 0), 1 - a, a)])
+
+
+def info_nce(imagined: Tensor, z: Tensor) -> Tensor:
+    """The loss of each step, (B, T), in nats: dreams (N, B, T, Z), of which the first is the true one, before what was seen, z (B, T, Z)."""
+    nearness = -(imagined - z).square().mean(-1) / SPREAD**2 / TEMPERATURE  # (N, B, T)
+    return nearness.logsumexp(0) - nearness[0]
+
+
+def contrast(m: M, z: Tensor, a: Tensor, real: Tensor, read: int) -> Tensor:
+    """What `train_m` adds to its loss, from every fourth of its sequences: z (B, T + 1, Z), a and real (B, T)."""
+    z, a, real = z[::4], a[::4], real[::4]
+    pushes = other_pushes(a, read)  # (3, B, T)
+    shown = z[:, :read].repeat(len(pushes), 1, 1)  # (3B, R, Z)
+    lived = stacked([step.state.z for step in dream(m, m.begin(shown[:, 0]), given(pushes.flatten(0, 1)), a.shape[1], shown)])  # (3B, T, Z)
+    alone = real[:, read - 1 :]  # (B, K)
+    loss = info_nce(lived.view(len(pushes), *z[:, 1:].shape)[:, :, read - 1 :], z[:, read:])  # (B, K)
+    return CONTRAST * (loss * alone).sum() / alone.sum().clamp(min=1)
+
+
+# %% [markdown]
+# ### Two questions
+#
+# **How far does it drift?** As in part 9: degrees, millimetres, KL, and, new, the verifier's loss: −log of its confidence in what M dreams. (A verifier reads M's $h$, so each M has one of its own, trained as in part 9.)
+#
+# **Does it rank controllers?** Who chooses by dreams needs only the right order. Thirty controllers, from useless to perfect, taken from the path of C's search, two thirds of them with noise on top, play eight real episodes each, once. Then each M dreams their lives for 30, 60 and 100 steps, from the same 256 calm moments, and we compare the order of the imagined returns with the real one: Spearman's correlation, with a bootstrap interval over the thirty. Last, each imagined reward is weighed by the verifier's confidence. That makes four arms: baseline, contrastive, and both again with these weights.
+#
+# Three seeds each: M's teacher forcing, its practice and its verifier are trained anew; V and the data stay.
+
+# %% tags=["define", "extra"]
+RANKED, LONG = 30, (30, 60, 100)  # controllers; horizons in steps
+
+
+def make_skilled(progress: Progress, world: World, path: Tensor, *, seed: int, episodes: int, workers: int) -> dict:
+    """Controllers of all skills: `weights` (RANKED, Z + H + 1) from a search's path (G, Z + H + 1), each third with noise of 0, 0.3 and 1 times its own size; and their mean `real` returns."""
+    luck = torch.Generator().manual_seed(seed)
+    when = (len(path) ** torch.linspace(0, 1, RANKED) - 1).long().clamp(max=len(path) - 1)  # early generations differ most
+    size = torch.tensor([0.0, 0.3, 1.0]).repeat(RANKED)[:RANKED, None] * path[when].norm(dim=1, keepdim=True)
+    noise = F.normalize(torch.randn(RANKED, path.shape[1], generator=luck), dim=1)
+    weights = path[when] + size * noise
+    real = [float(np.mean(lives(Agent(world, controller(one.to(DEVICE))), "roads", seed, episodes, workers))) for one in weights]
+    return {"weights": weights, "real": real}
+
+
+@torch.no_grad()
+def imagined_returns(world: World, verifier: Verifier, weights: Tensor, starts: State) -> Tensor:
+    """A controller's mean return in dreams of each of LONG, (2, 3): as M pays it, and each reward weighed by the verifier's confidence."""
+    alive, total, found = torch.ones_like(starts.blind[:, 0]), torch.zeros(2), []
+    for k, step in enumerate(dream(world.m, starts, controller(weights), LONG[-1])):
+        says = world.m.says(step.state)
+        alive = alive * torch.sigmoid(-says.done)  # (B,)
+        paid = alive * says.reward
+        total = total + torch.stack([paid.mean(), (paid * verifier(step.state).sigmoid()).mean()]).cpu()
+        found += [total] if k + 1 in LONG else []
+    return torch.stack(found, 1)
+
+
+def rank_interval(a: list[float], b: list[float]) -> tuple[float, float]:
+    """A 95 % bootstrap interval of Spearman's correlation, over the pairs."""
+    luck, both = np.random.default_rng(0), np.array([a, b])
+    drawn = [correlations(*both[:, luck.integers(len(a), size=len(a))])[1] for _ in range(1_000)]
+    return tuple(float(value) for value in np.nanquantile(drawn, (0.025, 0.975)))
+
+
+# %% tags=["define", "extra"]
+@torch.no_grad()
+def verifier_loss(world: World, verifier: Verifier, horizon: int, count: int = 300) -> list[float]:
+    """Mean −log confidence (nats) in M's states after each of T steps alone, on recorded windows; nan where none is long enough."""
+    rows = windows(world.memory, world.context + horizon, count)  # (S, C + T)
+    z, a = world.codes.mu[0, rows], world.codes.actions[0, rows]
+    lived = [step.state for step in dream(world.m, world.m.begin(z[:, 0]), given(a), rows.shape[1] - 1, z[:, : world.context])][world.context - 1 :]
+    return [float(-F.logsigmoid(verifier(state)).mean()) for state in lived]
+
+
+def drift_lines(world: World, probe: Probe, verifier: Verifier, horizon: int, frames: int = 1) -> list[dict]:
+    """`drift` and `verifier_loss` as lines of a table, by frames without looking; `frames`: of one step."""
+    found = drift(world, probe, horizon) | {"doubt": verifier_loss(world, verifier, horizon)}
+    return [{"frames": frames * (k + 1)} | {what: round(float(values[k]), 3) for what, values in found.items()} for k in range(horizon)]
+
+
+def judge_m(
+    progress: Progress, world: World, good: World, fresh: World, probe: Probe, verifier: Verifier, skilled: dict, rows: Tensor, *, longest: int
+) -> dict:
+    """One M before both questions: lines for `drift` and for `ranking`. `rows`: moments in which dreams of controllers begin. `longest`: stretch alone on random play."""
+    plays = {"good play": (good, 100), "random play": (fresh, longest)}
+    lines = [{"play": name} | line for name, (its, horizon) in plays.items() for line in drift_lines(its, probe, verifier, horizon)]
+    starts, ranking = world.states(rows), []
+    dreamed = torch.stack([imagined_returns(world, verifier, one.to(DEVICE), starts) for one in skilled["weights"]], -1)  # (2, 3, RANKED)
+    for weighed, steps, values in ((weighed, steps, dreamed[weighed, k].tolist()) for weighed in (0, 1) for k, steps in enumerate(LONG)):
+        low, high = rank_interval(values, skilled["real"])
+        found = {"Spearman": correlations(values, skilled["real"])[1], "low": low, "high": high}
+        ranking.append({"weighed": weighed, "steps": steps} | {name: round(value, 3) for name, value in found.items()})
+    return {"drift": lines, "ranking": ranking}
+
+
+# %% tags=["define", "extra"]
+def show_bands(table: pandas.DataFrame, by: str, x: str, panels: dict[str, str], title: str) -> None:
+    """One panel for each column of a table (column -> label): its mean over the seeds, and from the least to the greatest, for each kind in the column `by`."""
+    figure, places = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 3.6), squeeze=False)
+    for place, (column, label) in zip(places[0], panels.items()):
+        for style, (kind, rows) in zip(("-", "--", "-.", ":"), table.groupby(by)):
+            band = rows.groupby(x)[column].agg(["min", "mean", "max"])
+            place.plot(band.index, band["mean"], style, label=kind)
+            place.fill_between(band.index, band["min"], band["max"], alpha=0.2)
+        place.set(xlabel=x, ylabel=label, yscale="log")
+    places[0][0].legend()
+    figure.suptitle(title)
+    plt.show()
+
+
+def paired(table: pandas.DataFrame, by: str, column: str) -> pandas.Series:
+    """The two kinds in the column `by`, seed by seed: both means, the ratio of the second to the first, the mean difference with a 95 % interval, and Student's p."""
+    (_, first), (_, second) = table.set_index("seed")[column].groupby(table.set_index("seed")[by])
+    test = stats.ttest_rel(second, first.loc[second.index])
+    low, high = test.confidence_interval() if len(second) > 1 else (math.nan, math.nan)
+    return pandas.Series({"first": first.mean(), "second": second.mean(), "ratio": second.mean() / first.mean(), "low": low, "high": high, "p": test.pvalue})
+
+
+# %% tags=["run", "extra"]
+forced_stages, plain_stages, skilled_stage = [m_stage], [practice_stage], None
+if live & {"researcher", "frontier"}:
+    for again_luck in () if tiny else (1, 2):
+        again = {"m": settings.m, "seed": settings.seed + again_luck}
+        forced_stages.append(keep(train_m, memory, codes, after=(code_stage,), name="m-again", **again))
+        again_weights = forced_stages[-1].result["weights"]
+        again_stage = keep(train_m, memory, codes, again_weights, after=(forced_stages[-1],), name="practice-again", practice=settings.practice, **again)
+        plain_stages.append(again_stage)
+if "researcher" in live:
+    skilled_settings = {"seed": settings.seed, "episodes": 2 if tiny else 8, "workers": settings.collect.workers}
+    skilled_stage = keep(make_skilled, world, c_stage.result["path"], after=(c_stage,), name="skilled", **skilled_settings)
+    print("real returns of the thirty:", *(f"{value:.0f}" for value in sorted(skilled_stage.result["real"])))
+
+# %% tags=["run", "extra"]
+contrast_lines = {"drift": [], "ranking": []}
+if "researcher" in live:
+    calm_rows, _ = world.moments(START_POOL, torch.Generator().manual_seed(settings.seed), copies=1)  # the same for each M
+    calm = (memory.states[calm_rows][:, 2].abs() < math.radians(4)) & (memory.states[calm_rows][:, 3].abs() < 0.5)  # a good controller survives there
+    for arm_luck, (arm_forced, arm_plain) in enumerate(zip(forced_stages, plain_stages)):
+        arm_settings = {"m": settings.m, "practice": settings.practice, "seed": settings.seed + arm_luck}
+        arm_contrast = keep(train_m, memory, codes, arm_forced.result["weights"], contrast, after=(arm_forced,), name="contrastive", **arm_settings)
+        for arm_name, arm_stage in (("baseline", arm_plain), ("contrastive", arm_contrast)):
+            arm_worlds = [its._replace(m=frozen(M(settings.v.latents, settings.m.hidden), arm_stage.result)) for its in (world, good_world, fresh_world)]
+            arm_door = keep(train_verifier, arm_worlds[0], after=(arm_stage,), name="verifier-again", verifier=settings.verifier, seed=settings.seed + arm_luck)
+            arm_verifier = frozen(Verifier(settings.v.latents, settings.m.hidden), arm_door.result)
+            judged_stage = keep(judge_m, *arm_worlds, wide_probe, arm_verifier, skilled_stage.result, calm_rows[calm][:256],
+                                after=(arm_stage, arm_door, skilled_stage), name="judged", longest=longest_alone)  # fmt: skip
+            for contrast_kind, contrast_kept in contrast_lines.items():
+                contrast_kept += [{"arm": arm_name, "seed": settings.seed + arm_luck} | line for line in judged_stage.result[contrast_kind]]
+contrast_drift = table_of("researcher_drift", contrast_lines["drift"])
+contrast_ranking = table_of("researcher_ranking", contrast_lines["ranking"])
+
+# %% tags=["run", "extra"]
+for drift_play, drift_rows in contrast_drift.groupby("play") if len(contrast_drift) else ():
+    drift_labels = {"theta": "median |error| of θ (degrees)", "x": "median |error| of x (mm)", "kl": "KL (nats)", "doubt": "verifier's loss (nats)"}
+    show_bands(drift_rows, "arm", "frames", drift_labels, f"Drift, {drift_play}: mean and range of the seeds")
+    drift_last = drift_rows[drift_rows["frames"].isin((10, 30, 60, drift_rows["frames"].max()))]
+    print(f"{drift_play}: baseline (first) and contrastive (second)")
+    display(pandas.DataFrame({(what, k): paired(rows, "arm", what) for what in drift_labels for k, rows in drift_last.groupby("frames")}).T.round(3))
+
+# %% tags=["run", "extra"]
+if len(contrast_ranking):
+    display(contrast_ranking.pivot_table(index=["arm", "weighed"], columns="steps", values="Spearman", aggfunc=["mean", "min", "max"]))
+    display(contrast_ranking.pivot_table(index=["arm", "weighed"], columns="steps", values=["low", "high"]).round(3))
+    rank_tests = {(weighed, steps): paired(rows, "arm", "Spearman") for (weighed, steps), rows in contrast_ranking.groupby(["weighed", "steps"])}
+    display(pandas.DataFrame(rank_tests).T.round(3))
+
+# %% [markdown]
+# ⟦TEXT-RESEARCHER⟧
+#
+# <details><summary><b>Exercise 11.</b> ⟦EXERCISE⟧ (Solution)</summary>
+#
+# ⟦SOLUTION⟧
+# </details>
+
+# %% [markdown]
+# ## 13 · The frontier: do macro-actions let a dream look further?
+#
+# A dream drifts by the *step*. So let a step be longer: two pushes become one action, and M jumps two frames at once. There are four such **macro-actions**: left-left, left-right, right-left, right-right. A dream of fifty steps is then two seconds of life. The class and its training are the same, with one argument, `M(…, pushes=2)`. Its memory, its windows and its practice last as long as the single-step M's in seconds, so they have half as many steps.
+#
+# **Predict:** half as many steps to the same moment. Half the drift?
+
+
+# %% tags=["define", "extra"]
+def every_second(world: World, m: M | None = None) -> World:
+    """The same episodes seen every second frame, each twice: so that its last frame is kept, and once more with the frames between, without the end.
+
+    A row's action are the two pushes after it, (K, N, 2), and it pays the rewards of both. `m`: the macro M."""
+    memory, codes = world.memory, world.codes
+    episodes, rows, mine = [], [], []
+    for number, begin in enumerate(memory.rows[memory.rows == memory.first].tolist()):
+        whole = memory.episodes[number]
+        for last in (len(whole.actions), len(whole.actions) - 1):
+            kept = np.arange(last % 2, last + 1, 2)
+            paid = whole.rewards[kept[:-1]] + whole.rewards[kept[:-1] + 1]
+            ends = whole.terminated and last == len(whole.actions)
+            episodes.append(Episode(whole.seed, whole.frames[kept], whole.states[kept], whole.actions[kept[:-1]], paid, ends, whole.truncated))
+            rows.append(begin + kept)
+            mine.append(number)
+    at = torch.from_numpy(np.concatenate(rows)).to(memory.device)  # (N',)
+    pairs = torch.stack([codes.actions[:, at], codes.actions[:, (at + 1).clamp(max=len(memory) - 1)]], 2)  # (K, N', 2)
+    thinned = Codes(codes.mu[:, at], codes.log_var[:, at], pairs, codes.shift[:, mine], codes.mirror[:, mine])
+    return World(world.v, m or world.m, Memory(episodes, 0, memory.device), thinned, world.context // 2)
+
+
+def train_macro(progress: Progress, world: World, begin: dict | None = None, *, m: MSettings, practice: PracticeSettings | None = None, seed: int) -> dict:
+    """Train a macro M as `train_m` does, with context, windows and practice of as many seconds, so of half as many steps."""
+    its, half = every_second(world), m.but(context=max(2, m.context // 2), window=max(2, m.window // 2))
+    shorter = practice and practice.but(alone=max(1, practice.alone // 2))
+    return train_m(progress, its.memory, its.codes, begin, m=half, practice=shorter, seed=seed)
+
+
+class MacroAgent(Agent):
+    """Someone who chooses two pushes at once, in the real world: at every second frame it looks and chooses, then it does both."""
+
+    def __init__(self, world: World, choose: Choose) -> None:
+        """`world`: of a macro M. `choose`: pairs of pushes (W, 2), as in a dream."""
+        super().__init__(world._replace(context=2 * world.context), choose)
+        self.looked = self.second = None
+
+    def push(self, new: Tensor) -> Tensor:
+        """The pushes now, (W,): the first of a new pair, or the second of the last one. `new` (W,): whose episode has just begun."""
+        pairs = self.a[:, :-1].unflatten(1, (-1, 2))  # (W, C, 2): all before now, of which M reads every second frame, counted back from now
+        chosen = self.choose(0, remembered(self.world.m, self.z[:, ::2], pairs, self.known[:, ::2]))  # (W, 2)
+        looks = new if self.looked is None else new | ~self.looked  # (W,)
+        first, self.second = chosen[:, 0], chosen[:, 1] if self.second is None else torch.where(looks, chosen[:, 1], self.second)
+        self.looked = looks
+        return torch.where(looks, first, self.second)
+
+
+# %% [markdown]
+# ### Two tests of a long dream
+#
+# The controllers are the student's: 128 units, trained by the dream's own gradient, in dreams of 15, 30, 50 and 100 steps, single or macro. **Does the real return follow the horizon?** The recipe says that short dreams are enough. But our dreams end with a handmade judgement: 30 steps of worth for a last state that is familiar. It stands for what comes later, so it could hide what a horizon does. We train with it, and without it.
+#
+# **Is a long dream still like life?** The trained controller plays 20 real episodes. From 500 moments in them M dreams on, with the same controller, for two and for four seconds' worth of frames (100 and 200). Then we compare: how many steps of these were lived, on average, in the dream and in reality; the spread of θ and x among the survivors; and the KL from the real to the dreamed distribution of (θ, x), each taken as a Gaussian with the mean and covariance of its survivors.
+
+
+# %% tags=["define", "extra"]
+def gaussian_gap(dreamed: Tensor, real: Tensor) -> float:
+    """KL(real ‖ dreamed) in nats between Gaussians with the means and covariances of two samples, (S, D) each; nan for fewer than ten."""
+    if min(len(dreamed), len(real)) < 10:
+        return math.nan
+    covs = [torch.cov(part.double().T) + 1e-9 * torch.eye(part.shape[1], device=part.device) for part in (dreamed, real)]
+    off, inverse = (dreamed - real.double().mean(0)).double().mean(0), torch.linalg.inv(covs[0])
+    return float(0.5 * ((inverse @ covs[1]).trace() + off @ inverse @ off - len(off) + torch.logdet(covs[0]) - torch.logdet(covs[1])))
+
+
+@torch.no_grad()
+def like_life(world: World, choose: Choose, probe: Probe, steps: int, count: int = 500) -> dict[str, float]:
+    """Dreams of some steps, from moments of the world's own episodes, beside what was lived from there: `lived` steps, spreads of θ (degrees) and x (mm), `KL`.
+
+    All numbers come in pairs, dreamed and real. nan where there is nothing to compare."""
+    memory = world.memory
+    left, ended = memory.last - memory.rows, memory.done[memory.last]  # (N,) each: steps until the recording ends, and whether the pole fell then
+    rows = memory.rows[(memory.rows - memory.first >= world.context) & (left > 0) & ((left >= steps) | ended)]
+    if not len(rows):
+        return dict.fromkeys(("lived dreamed", "lived real", "θ dreamed", "θ real", "x dreamed", "x real", "KL"), math.nan)
+    rows = rows[torch.randint(len(rows), (count,), generator=torch.Generator().manual_seed(0)).to(rows.device)]  # (S,)
+    path = list(dream(world.m, world.states(rows), choose, steps))
+    alive = torch.stack([torch.sigmoid(-world.m.says(step.state).done) for step in path], 1).cumprod(1)  # (S, T)
+    stood = left[rows] >= steps  # (S,)
+    dreamed = probe(seen_again(world.v, path[-1].state.z[alive[:, -1] > 0.5][:, None]))[:, 0, [2, 0]]  # (S', 2): θ, x
+    real = memory.states[rows[stood] + steps][:, [2, 0]]  # (S'', 2)
+    found = {"lived dreamed": alive.sum(1).mean(), "lived real": left[rows].clamp(max=steps).float().mean()}
+    for k, (name, unit) in enumerate({"θ": 180 / math.pi, "x": 1000}.items()):
+        found |= {f"{name} dreamed": unit * dreamed[:, k].std(), f"{name} real": unit * real[:, k].std()}
+    return {name: round(float(value), 3) for name, value in (found | {"KL": gaussian_gap(dreamed, real)}).items()}
+
+
+def try_horizon(
+    progress: Progress, world: World, probe: Probe, *, horizon: int, how: TrainSettings, c: CSettings, seed: int, episodes: int, workers: int
+) -> dict:
+    """Train a controller in dreams of one horizon, single or macro as the world is, and put both questions: a `line` for the table, and two for `life`."""
+    macro = world.m.pushes > 1
+    school = School(world, c.but(horizon=horizon), seed, MacroAgent if macro else Agent)
+    found = train_student(progress, school, way="gradient", hidden=128, lawful=False, how=how, seed=seed, workers=workers)
+    choose = sure(frozen(school.net(128, False), found["actor"]))
+    played = play(school.agent(world, choose), seeds_for("roads", seed, episodes), workers)
+    real, own = [len(episode.actions) for episode in played], World(world.v, world.m, world.memory, world.codes, 2 * world.context if macro else world.context)
+    own = own.looking_at(played)
+    own = every_second(own) if macro else own
+    life = [{"frames": frames} | like_life(own, choose, probe, frames // world.m.pushes) for frames in (100, 200)]
+    return {"line": {"real": float(np.mean(real)), "worst": min(real), "seconds": round(found["seconds"], 1)}, "life": life}
+
+
+# %% tags=["run", "extra"]
+macro_drift_lines, macro_lines, life_lines = [], [], []
+if "frontier" in live:
+    macro_worlds = every_second(world), every_second(good_world)
+    frontier_how = {"how": TrainSettings(learning_rate=1e-2, batch=8 if tiny else 64, steps=4 if tiny else 150), "workers": settings.collect.workers}
+    for frontier_luck, frontier_plain in enumerate(plain_stages):
+        frontier_seed = {"seed": settings.seed + frontier_luck}
+        macro_forced = keep(train_macro, world, after=(code_stage,), name="macro-m", m=settings.m, **frontier_seed)
+        macro_practice = {"m": settings.m, "practice": settings.practice} | frontier_seed
+        macro_stage = keep(train_macro, world, macro_forced.result["weights"], after=(macro_forced,), name="macro-practice", **macro_practice)
+        for frontier_name, frontier_stage, frontier_worlds in (
+            ("single steps", frontier_plain, (world, good_world)),
+            ("macro steps", macro_stage, macro_worlds),
+        ):
+            jump = 2 if frontier_name == "macro steps" else 1  # frames
+            frontier_m = frozen(M(settings.v.latents, settings.m.hidden, jump), frontier_stage.result)
+            frontier_world, frontier_good = (its._replace(m=frontier_m) for its in frontier_worlds)
+            frontier_door = keep(train_verifier, frontier_world, after=(frontier_stage,), name="verifier-again", verifier=settings.verifier, **frontier_seed)
+            frontier_verifier, frontier_who = (
+                frozen(Verifier(settings.v.latents, settings.m.hidden), frontier_door.result),
+                {"steps": frontier_name} | frontier_seed,
+            )
+            macro_drift_lines += [frontier_who | line for line in drift_lines(frontier_good, wide_probe, frontier_verifier, 200 // jump, jump)]
+            for horizon, worth in ((horizon, worth) for horizon in ((5,) if tiny else (15, 30, 50, 100)) for worth in (settings.c.last_worth, 0.0)):
+                frontier_settings = frontier_how | frontier_seed | {"horizon": horizon, "c": settings.c.but(last_worth=worth), "episodes": 2 if tiny else 20}
+                frontier_tried = keep(try_horizon, frontier_world, wide_probe, after=(frontier_stage,), name="horizon", **frontier_settings).result
+                frontier_case = frontier_who | {"horizon": horizon, "worth": worth}
+                macro_lines.append(frontier_case | frontier_tried["line"])
+                life_lines += [frontier_case | line for line in frontier_tried["life"]]
+macro_drift = table_of("frontier_drift", macro_drift_lines)
+macro_table, life_table = table_of("frontier", macro_lines), table_of("frontier_life", life_lines)
+
+# %% tags=["run", "extra"]
+if len(macro_drift):
+    far_labels = {"theta": "median |error| of θ (degrees)", "x": "median |error| of x (mm)", "kl": "KL (nats)", "doubt": "verifier's loss (nats)"}
+    show_bands(macro_drift, "steps", "frames", far_labels, "Drift on good play: mean and range of the seeds")
+    far_rows = macro_drift[macro_drift["frames"].isin((20, 60, 100, 200))]
+    print("macro steps (first) and single steps (second)")
+    display(pandas.DataFrame({(what, k): paired(rows, "steps", what) for what in far_labels for k, rows in far_rows.groupby("frames")}).T.round(3))
+
+# %% tags=["run", "extra"]
+if len(macro_table):
+    display(macro_table.pivot_table(index=["worth", "steps"], columns="horizon", values="real", aggfunc=["mean", "min", "max"]).round(0))
+    life_of = life_table.set_index(["frames", "steps", "horizon"])[life_table["worth"].to_numpy() > 0].drop(columns=["seed", "worth"])
+    display(life_of.groupby(level=[0, 1, 2]).mean().round(2))
+
+# %% [markdown]
+# ⟦TEXT-FRONTIER⟧
+#
+# <details><summary><b>Exercise 12.</b> ⟦EXERCISE⟧ (Solution)</summary>
+#
+# ⟦SOLUTION⟧
+# </details>
+
 # %% tags=["run"]
 print(f"{(time.time() - began) / 60:.0f} minutes since the first cell")
 
 # %% [markdown]
-# ## 12 · What was shown, and where to go
+# ## 14 · What was shown, and where to go
 #
 # **Shown.** How the three parts work together, what V and M know about the true state (the probes), how fast a dream drifts from reality (open loop), and what the controller reaches in the real environment (part 8).
 #
