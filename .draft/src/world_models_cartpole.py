@@ -4003,9 +4003,11 @@ def show_bands(table: pandas.DataFrame, by: str, x: str, panels: dict[str, str],
 def paired(table: pandas.DataFrame, by: str, column: str) -> pandas.Series:
     """The two kinds in the column `by`, seed by seed: both means, the ratio of the second to the first, the mean difference with a 95 % interval, and Student's p."""
     (_, first), (_, second) = table.set_index("seed")[column].groupby(table.set_index("seed")[by])
-    test = stats.ttest_rel(second, first.loc[second.index])
-    low, high = test.confidence_interval() if len(second) > 1 else (math.nan, math.nan)
-    return pandas.Series({"first": first.mean(), "second": second.mean(), "ratio": second.mean() / first.mean(), "low": low, "high": high, "p": test.pvalue})
+    found = {"first": first.mean(), "second": second.mean(), "ratio": second.mean() / first.mean()}
+    if len(second) > 1:
+        test = stats.ttest_rel(second, first.loc[second.index])
+        found |= dict(zip(("low", "high"), test.confidence_interval())) | {"p": test.pvalue}
+    return pandas.Series(found)
 
 
 # %% tags=["run", "extra"]
@@ -4132,8 +4134,9 @@ def gaussian_gap(dreamed: Tensor, real: Tensor) -> float:
     """KL(real ‖ dreamed) in nats between Gaussians with the means and covariances of two samples, (S, D) each; nan for fewer than ten."""
     if min(len(dreamed), len(real)) < 10:
         return math.nan
-    covs = [torch.cov(part.double().T) + 1e-9 * torch.eye(part.shape[1], device=part.device) for part in (dreamed, real)]
-    off, inverse = (dreamed - real.double().mean(0)).double().mean(0), torch.linalg.inv(covs[0])
+    dreamed, real = dreamed.double(), real.double()
+    covs = [torch.cov(part.T) + 1e-9 * torch.eye(part.shape[1], device=part.device) for part in (dreamed, real)]  # (D, D) each
+    off, inverse = dreamed.mean(0) - real.mean(0), torch.linalg.inv(covs[0])
     return float(0.5 * ((inverse @ covs[1]).trace() + off @ inverse @ off - len(off) + torch.logdet(covs[0]) - torch.logdet(covs[1])))
 
 
@@ -4151,12 +4154,12 @@ def like_life(world: World, choose: Choose, probe: Probe, steps: int, count: int
     path = list(dream(world.m, world.states(rows), choose, steps))
     alive = torch.stack([torch.sigmoid(-world.m.says(step.state).done) for step in path], 1).cumprod(1)  # (S, T)
     stood = left[rows] >= steps  # (S,)
-    dreamed = probe(seen_again(world.v, path[-1].state.z[alive[:, -1] > 0.5][:, None]))[:, 0, [2, 0]]  # (S', 2): θ, x
-    real = memory.states[rows[stood] + steps][:, [2, 0]]  # (S'', 2)
+    after = probe(seen_again(world.v, path[-1].state.z[alive[:, -1] > 0.5][:, None]))[:, 0, [2, 0]]  # (S', 2): θ, x
+    there = memory.states[rows[stood] + steps][:, [2, 0]]  # (S'', 2)
     found = {"lived dreamed": alive.sum(1).mean(), "lived real": left[rows].clamp(max=steps).float().mean()}
     for k, (name, unit) in enumerate({"θ": 180 / math.pi, "x": 1000}.items()):
-        found |= {f"{name} dreamed": unit * dreamed[:, k].std(), f"{name} real": unit * real[:, k].std()}
-    return {name: round(float(value), 3) for name, value in (found | {"KL": gaussian_gap(dreamed, real)}).items()}
+        found |= {f"{name} {who}": unit * part[:, k].std() if len(part) > 1 else math.nan for who, part in (("dreamed", after), ("real", there))}
+    return {name: round(float(value), 3) for name, value in (found | {"KL": gaussian_gap(after, there)}).items()}
 
 
 def try_horizon(
