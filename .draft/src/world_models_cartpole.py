@@ -3881,10 +3881,10 @@ if len(student_norms):
 #
 # $$L = -\log \frac{e^{-d_0 / T}}{\sum_n e^{-d_n / T}}, \qquad d_n = \frac1Z \sum_i \frac{(\hat z^{(n)}_i - z_i)^2}{\sigma^2}$$
 #
-# The positive is the dream under the true pushes ($n = 0$), the negatives are the other two, σ is the one in the loss of M's mean, and $T = 0.1$. The loss is added to those of M's practice with weight 10, on every fourth sequence (the other dreams cost time). Nothing else changes: the same start, the same number of steps, the same seeds. T and the weight were set once, by the size of the terms, and not tuned.
+# The positive is the dream under the true pushes ($n = 0$), the negatives are the other two, σ is the one in the loss of M's mean, and $T = 0.1$. The loss is added to those of M's practice, on every fourth sequence (the other dreams cost time), with a weight of 1 or of 10. Nothing else changes: the same start, the same number of steps, the same seeds. T and the weight 10 were set by the size of the terms, before anything was measured; the weight 1 was added when we had seen what 10 does.
 
 # %% tags=["define", "extra"]
-TEMPERATURE, CONTRAST = 0.1, 10.0  # T, and the weight of the loss
+TEMPERATURE = 0.1  # T
 
 
 def other_pushes(a: Tensor, read: int) -> Tensor:
@@ -3899,7 +3899,7 @@ def info_nce(imagined: Tensor, z: Tensor) -> Tensor:
     return nearness.logsumexp(0) - nearness[0]
 
 
-def contrast(m: M, z: Tensor, a: Tensor, real: Tensor, read: int) -> Tensor:
+def contrast(m: M, z: Tensor, a: Tensor, real: Tensor, read: int, weight: float = 1.0) -> Tensor:
     """What `train_m` adds to its loss, from every fourth of its sequences: z (B, T + 1, Z), a and real (B, T)."""
     z, a, real = z[::4], a[::4], real[::4]
     pushes = other_pushes(a, read)  # (3, B, T)
@@ -3907,7 +3907,12 @@ def contrast(m: M, z: Tensor, a: Tensor, real: Tensor, read: int) -> Tensor:
     lived = stacked([step.state.z for step in dream(m, m.begin(shown[:, 0]), given(pushes.flatten(0, 1)), a.shape[1], shown)])  # (3B, T, Z)
     alone = real[:, read - 1 :]  # (B, K)
     loss = info_nce(lived.view(len(pushes), *z[:, 1:].shape)[:, :, read - 1 :], z[:, read:])  # (B, K)
-    return CONTRAST * (loss * alone).sum() / alone.sum().clamp(min=1)
+    return weight * (loss * alone).sum() / alone.sum().clamp(min=1)
+
+
+def strong_contrast(m: M, z: Tensor, a: Tensor, real: Tensor, read: int) -> Tensor:
+    """The same with ten times the weight."""
+    return contrast(m, z, a, real, read, 10.0)
 
 
 # %% [markdown]
@@ -3915,7 +3920,7 @@ def contrast(m: M, z: Tensor, a: Tensor, real: Tensor, read: int) -> Tensor:
 #
 # **How far does it drift?** As in part 9: degrees, millimetres, KL, and, new, the verifier's loss: −log of its confidence in what M dreams. (A verifier reads M's $h$, so each M has one of its own, trained as in part 9.)
 #
-# **Does it rank controllers?** Who chooses by dreams needs only the right order. Thirty controllers, from useless to perfect, taken from the path of C's search, two thirds of them with noise on top, play eight real episodes each, once. Then each M dreams their lives for 30, 60 and 100 steps, from the same 256 calm moments, and we compare the order of the imagined returns with the real one: Spearman's correlation, with a bootstrap interval over the thirty. Last, each imagined reward is weighed by the verifier's confidence. That makes four arms: baseline, contrastive, and both again with these weights.
+# **Does it rank controllers?** Who chooses by dreams needs only the right order. Thirty controllers, from useless to perfect, taken from the path of C's search, two thirds of them with noise on top, play eight real episodes each, once. Then each M dreams their lives for 30, 60 and 100 steps, from the same 256 calm moments, and we compare the order of the imagined returns with the real one: Spearman's correlation, with a bootstrap interval over the thirty. Last, each imagined reward is weighed by the verifier's confidence. So each M, with and without a contrast, is tried with and without these weights.
 #
 # Three seeds each: M's teacher forcing, its practice and its verifier are trained anew; V and the data stay.
 
@@ -4000,14 +4005,15 @@ def show_bands(table: pandas.DataFrame, by: str, x: str, panels: dict[str, str],
     plt.show()
 
 
-def paired(table: pandas.DataFrame, by: str, column: str) -> pandas.Series:
-    """The two kinds in the column `by`, seed by seed: both means, the ratio of the second to the first, the mean difference with a 95 % interval, and Student's p."""
-    (_, first), (_, second) = table.set_index("seed")[column].groupby(table.set_index("seed")[by])
-    found = {"first": first.mean(), "second": second.mean(), "ratio": second.mean() / first.mean()}
-    if len(second) > 1:
-        test = stats.ttest_rel(second, first.loc[second.index])
-        found |= dict(zip(("low", "high"), test.confidence_interval())) | {"p": test.pvalue}
-    return pandas.Series(found)
+def paired(table: pandas.DataFrame, by: str, column: str, first: str) -> pandas.DataFrame:
+    """Each kind in the column `by` against the kind `first`, seed by seed: its mean, the ratio of the means, the mean difference with a 95 % interval, and Student's p."""
+    values, lines = table.pivot(index="seed", columns=by, values=column), {}
+    for kind, other in values.items():
+        lines[kind] = {"mean": other.mean(), "ratio": other.mean() / values[first].mean()}
+        if kind != first and len(values) > 1:
+            test = stats.ttest_rel(other, values[first])
+            lines[kind] |= dict(zip(("low", "high"), test.confidence_interval())) | {"p": test.pvalue}
+    return pandas.DataFrame(lines).T
 
 
 # %% tags=["run", "extra"]
@@ -4028,15 +4034,18 @@ if "researcher" in live:
 contrast_lines = {"drift": [], "ranking": []}
 if "researcher" in live:
     calm_rows, _ = world.moments(START_POOL, torch.Generator().manual_seed(settings.seed), copies=1)  # the same for each M
-    calm = (memory.states[calm_rows][:, 2].abs() < math.radians(4)) & (memory.states[calm_rows][:, 3].abs() < 0.5)  # a good controller survives there
+    calm_enough = (memory.states[calm_rows][:, 2].abs() < math.radians(4)) & (memory.states[calm_rows][:, 3].abs() < 0.5)  # a good controller survives there
     for arm_luck, (arm_forced, arm_plain) in enumerate(zip(forced_stages, plain_stages)):
         arm_settings = {"m": settings.m, "practice": settings.practice, "seed": settings.seed + arm_luck}
-        arm_contrast = keep(train_m, memory, codes, arm_forced.result["weights"], contrast, after=(arm_forced,), name="contrastive", **arm_settings)
-        for arm_name, arm_stage in (("baseline", arm_plain), ("contrastive", arm_contrast)):
+        arm_stages = {"baseline": arm_plain}
+        for arm_name, arm_loss in {"contrast, weight 1": contrast, "contrast, weight 10": strong_contrast}.items():
+            arm_start = arm_forced.result["weights"]
+            arm_stages[arm_name] = keep(train_m, memory, codes, arm_start, arm_loss, after=(arm_forced,), name="contrastive", **arm_settings)
+        for arm_name, arm_stage in arm_stages.items():
             arm_worlds = [its._replace(m=frozen(M(settings.v.latents, settings.m.hidden), arm_stage.result)) for its in (world, good_world, fresh_world)]
             arm_door = keep(train_verifier, arm_worlds[0], after=(arm_stage,), name="verifier-again", verifier=settings.verifier, seed=settings.seed + arm_luck)
             arm_verifier = frozen(Verifier(settings.v.latents, settings.m.hidden), arm_door.result)
-            judged_stage = keep(judge_m, *arm_worlds, wide_probe, arm_verifier, skilled_stage.result, calm_rows[calm][:256],
+            judged_stage = keep(judge_m, *arm_worlds, wide_probe, arm_verifier, skilled_stage.result, calm_rows[calm_enough][:256],
                                 after=(arm_stage, arm_door, skilled_stage), name="judged", longest=longest_alone)  # fmt: skip
             for contrast_kind, contrast_kept in contrast_lines.items():
                 contrast_kept += [{"arm": arm_name, "seed": settings.seed + arm_luck} | line for line in judged_stage.result[contrast_kind]]
@@ -4048,15 +4057,15 @@ for drift_play, drift_rows in contrast_drift.groupby("play") if len(contrast_dri
     drift_labels = {"theta": "median |error| of θ (degrees)", "x": "median |error| of x (mm)", "kl": "KL (nats)", "doubt": "verifier's loss (nats)"}
     show_bands(drift_rows, "arm", "frames", drift_labels, f"Drift, {drift_play}: mean and range of the seeds")
     drift_last = drift_rows[drift_rows["frames"].isin((10, 30, 60, drift_rows["frames"].max()))]
-    print(f"{drift_play}: baseline (first) and contrastive (second)")
-    display(pandas.DataFrame({(what, k): paired(rows, "arm", what) for what in drift_labels for k, rows in drift_last.groupby("frames")}).T.round(3))
+    print(f"{drift_play}, each M against the baseline, paired by seed")
+    display(pandas.concat({(what, k): paired(rows, "arm", what, "baseline") for what in drift_labels for k, rows in drift_last.groupby("frames")}).round(3))
 
 # %% tags=["run", "extra"]
 if len(contrast_ranking):
-    display(contrast_ranking.pivot_table(index=["arm", "weighed"], columns="steps", values="Spearman", aggfunc=["mean", "min", "max"]))
-    display(contrast_ranking.pivot_table(index=["arm", "weighed"], columns="steps", values=["low", "high"]).round(3))
-    rank_tests = {(weighed, steps): paired(rows, "arm", "Spearman") for (weighed, steps), rows in contrast_ranking.groupby(["weighed", "steps"])}
-    display(pandas.DataFrame(rank_tests).T.round(3))
+    display(contrast_ranking.pivot(index=["arm", "weighed", "seed"], columns="steps", values=["Spearman", "low", "high"]))
+    rank_kind = contrast_ranking["arm"] + contrast_ranking["weighed"].map({0: "", 1: ", weighed"})
+    rank_tests = {steps: paired(rows, "kind", "Spearman", "baseline") for steps, rows in contrast_ranking.assign(kind=rank_kind).groupby("steps")}
+    display(pandas.concat(rank_tests).round(3))
 
 # %% [markdown]
 # ⟦TEXT-RESEARCHER⟧
@@ -4215,8 +4224,8 @@ if len(macro_drift):
     far_labels = {"theta": "median |error| of θ (degrees)", "x": "median |error| of x (mm)", "kl": "KL (nats)", "doubt": "verifier's loss (nats)"}
     show_bands(macro_drift, "steps", "frames", far_labels, "Drift on good play: mean and range of the seeds")
     far_rows = macro_drift[macro_drift["frames"].isin((20, 60, 100, 200))]
-    print("macro steps (first) and single steps (second)")
-    display(pandas.DataFrame({(what, k): paired(rows, "steps", what) for what in far_labels for k, rows in far_rows.groupby("frames")}).T.round(3))
+    print("macro steps against single steps, paired by seed")
+    display(pandas.concat({(what, k): paired(rows, "steps", what, "single steps") for what in far_labels for k, rows in far_rows.groupby("frames")}).round(3))
 
 # %% tags=["run", "extra"]
 if len(macro_table):
