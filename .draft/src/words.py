@@ -219,3 +219,147 @@ def foresee(speaker: Speaker, call: list, memory: Any = None) -> Foreseen:
         confidence *= float(chances.max())
         chances, memory = heard(speaker, tokens[-1:], memory)
     return Foreseen(to_line(tokens), confidence, failure, asked)
+
+
+# %% [markdown]
+# ### Does it know the office?
+#
+# Four questions to traces that it has never seen. **How often is the whole answer right**, tool by tool? **Is its confidence honest**: of the answers that it gives 90 %, are 90 % right? **Where does it drift**: in traces four times as long as those of the training, and when its own answers are fed back to it, as in a dream? And **can it guard**: a payment beyond the balance, a second booking of an hour, a deletion of what is not there shall be held back before they are sent.
+#
+# **Predict:** which tool is the hardest?
+
+# %% tags=["define", "extra"]
+DANGEROUS = {"pay": "overdraft", "book": "taken", "delete": "missing"}  # tools that are guarded, and how they fail
+
+
+def held_back(call: list, seen: Foreseen, limit: float) -> bool:
+    """The guard: a call of a dangerous tool is not sent if its dream fails with more than the probability `limit`."""
+    return call[0] in DANGEROUS and seen.failure > limit
+
+
+def retold(speaker: Speaker, trace: Trace, alone_from: int = 10**9) -> list[dict]:
+    """Each call of a trace foreseen, a line for each. Then the model hears the true answer; from the call number `alone_from` on, its own."""
+    memory, lines = None, []
+    for number, (call, answer) in enumerate(trace):
+        seen, truth = foresee(speaker, call, memory), line_of(answer)
+        fails = "error" in answer and DANGEROUS.get(call[0]) == answer["error"]
+        lines.append({"call": number + 1, "tool": call[0], "right": int(seen.line == truth), "confidence": round(seen.confidence, 4),
+                      "failure": round(seen.failure, 4), "fails": int(fails)})  # fmt: skip
+        _, memory = heard(speaker, to_tokens(seen.line if number >= alone_from else truth), seen.memory)
+    return lines
+
+
+def try_words(progress: Progress, speaker: Speaker, *, seed: int, traces: int) -> dict:
+    """Traces that were never trained on, retold: `lines`, of as long ones as in training, of four times as long ones, and of ones whose last ten answers are its own."""
+    luck = np.random.default_rng([seed, 1])
+    kinds = {"as long": (traces, CALLS, CALLS), "four times as long": (traces // 4, 4 * CALLS, 4 * CALLS), "last ten alone": (traces, CALLS, CALLS - 10)}
+    return {"lines": [{"traces": kind} | line for kind, (count, calls, alone) in kinds.items() for _ in range(count) for line in retold(speaker, random_trace(luck, calls), alone)]}
+
+
+# %% tags=["run", "extra"]
+words_lines = []
+if "words" in live:
+    words_how = TrainSettings(learning_rate=5e-3, batch=8 if tiny else 64, steps=20 if tiny else 3_000)
+    words_stage = keep(train_speaker, name="words", how=words_how, seed=settings.seed)
+    speaker = frozen(Speaker(), words_stage.result)
+    words_lines = keep(try_words, speaker, after=(words_stage,), name="words-tried", seed=settings.seed, traces=8 if tiny else 200).result["lines"]
+words_table = table_of("words", words_lines)
+if len(words_table):
+    words_fresh = words_table[words_table["traces"] == "as long"]
+    words_said, words_true, words_gap = reliability(*(torch.tensor(words_fresh[name].to_numpy()) for name in ("confidence", "right")))
+    print(f"whole answers right: {100 * words_fresh['right'].mean():.1f} % of {len(words_fresh):,}; calibration error {words_gap:.3f}")
+    display((100 * words_fresh.groupby("tool")["right"].mean()).round(1).to_frame("right (%)").T)
+
+# %% tags=["run", "extra"]
+if len(words_table):
+    words_asked = words_fresh[words_fresh["tool"].isin(list(DANGEROUS))]
+    words_bad, words_good = (words_asked["failure"][words_asked["fails"] == kind].to_numpy() for kind in (1, 0))
+    words_limits = np.unique(np.concatenate([[0.0], words_asked["failure"], [1.0]]))[::-1]
+    words_curve = [[100 * np.mean(part > limit) if len(part) else math.nan for limit in words_limits] for part in (words_good, words_bad)]
+    words_drift = {}
+    for words_kind, words_style in (("four times as long", "-"), ("last ten alone", "--")):
+        words_right = 100 * words_table[words_table["traces"] == words_kind].groupby("call")["right"].mean()
+        words_drift[words_kind] = (words_right.index, words_right.rolling(4, min_periods=1).mean(), words_style)
+    plot(
+        {"lines": {"_honest": ([0, 1], [0, 1], "k:"), "_": (words_said, words_true, "o-")}, "xlabel": "confidence", "ylabel": "share of right answers", "title": "Calibration"},
+        {"lines": words_drift, "levels": {}, "xlabel": "call", "ylabel": "whole answers right (%)", "ylim": (0, 102), "title": "Drift (mean of four calls)"},
+        {"lines": {"_": (*words_curve, "-")}, "xlabel": "harmless calls held back (%)", "ylabel": "dangerous calls held back (%)", "xlim": (-0.5, 20), "ylim": (0, 102), "title": "The guard"},
+        size=(4.6, 3.6),
+    )  # fmt: skip
+    for words_limit in (0.5, 0.1, 0.02):
+        words_held = [100 * np.mean(part > words_limit) if len(part) else math.nan for part in (words_bad, words_good)]
+        print(f"held back where failure is likelier than {words_limit:4.2f}: {words_held[0]:5.1f} % of {len(words_bad)} dangerous calls, {words_held[1]:4.1f} % of {len(words_good)} harmless ones")
+
+# %% [markdown]
+# ⟦TEXT-WORDS⟧
+#
+# ### And a large one?
+#
+# Somebody has trained large language models to be such worlds: Word2World (arXiv 2512.18832) fine-tuned Llama 3.1 8B and Qwen 2.5 7B on tool calls of StableToolBench, among others. Conversions for llama.cpp (GGUF, 4 or 5 GB) run on a T4, or slowly on a processor. Name a file here, and it is asked the same kind of question: it is told the rules of our office in words, sees six calls with their answers, and shall say the seventh answer. It was never trained on this office, the small one on nothing else.
+
+# %% cellView="form" tags=["define", "extra"]
+# @title A world model in GGUF: download, load, ask
+def office_in_words() -> str:
+    """The rules of the office for somebody who reads: the tools' own docstrings."""
+    lines = [f'["{name}", {", ".join("argument" for _ in allowed)}]: {inspect.getdoc(getattr(Office, name))}' for name, allowed in TOOLS.items()]
+    return "You are an office with tools. Its state: " + inspect.getdoc(Office.__init__) + "\n" + "\n".join(lines) + "\nAnswer each call with one JSON object and nothing else."
+
+
+def open_gguf(file: str) -> Any:
+    """A llama.cpp server of a GGUF file: a path, or "owner/name/file.gguf" on the Hugging Face hub (several GB). A sentence and None where it can't be had."""
+    try:
+        import xllamacpp
+
+        path = file if Path(file).exists() else hub_file(file)
+        params = xllamacpp.CommonParams()
+        params.model.path, params.n_ctx, params.n_parallel, params.verbosity = str(path), 4096, 1, 0
+        return xllamacpp.Server(params)
+    except Exception as error:
+        print(f"{file} can't be used ({type(error).__name__}: {str(error)[:200]}). It needs pip install xllamacpp huggingface_hub, and room for the file.")
+
+
+def hub_file(file: str) -> str:
+    """Download "owner/name/file.gguf" from the hub, once."""
+    from huggingface_hub import hf_hub_download
+
+    owner, name, rest = file.split("/", 2)
+    return hf_hub_download(f"{owner}/{name}", rest)
+
+
+def ask_gguf(server: Any, trace: Trace, call: list) -> tuple[str, float, float]:
+    """The answer of a large model to a call, given a trace: its line, the probability of that line, and seconds."""
+    talk = [{"role": "system", "content": office_in_words()}]
+    talk += [{"role": role, "content": line_of(said).strip()} for pair in trace for role, said in zip(("user", "assistant"), pair)]
+    begin = time.perf_counter()
+    said = server.handle_chat_completions({"messages": [*talk, {"role": "user", "content": line_of(call).strip()}], "max_tokens": 24, "temperature": 0, "logprobs": True})
+    choice = said["choices"][0]
+    return choice["message"]["content"].strip() + "\n", math.exp(sum(token["logprob"] for token in choice["logprobs"]["content"])), time.perf_counter() - begin
+
+
+def try_gguf(server: Any, speaker: Speaker, seed: int, count: int = 12) -> list[dict]:
+    """A dozen calls with known answers, asked of both models after the same six calls: a line each."""
+    luck, lines = np.random.default_rng([seed, 2]), []
+    for _ in range(count):
+        *before, (call, answer) = random_trace(luck, 7)
+        _, memory = heard(speaker, [token for pair in before for said in pair for token in to_tokens(line_of(said))])
+        small, (large, confidence, seconds) = foresee(speaker, call, memory), ask_gguf(server, before, call)
+        line = {"call": line_of(call).strip(), "true": line_of(answer).strip(), "small": small.line.strip(), "its confidence": round(small.confidence, 3)}
+        lines.append(line | {"large": large.strip(), "large's confidence": round(confidence, 3), "seconds": round(seconds, 1)})
+    return lines
+
+
+# %% cellView="form" tags=["run", "extra"]
+# @title Ask a large one? (owner/name/file.gguf on the hub: 4 to 5 GB; empty: no)
+GGUF = os.environ.get("WM_GGUF", "")  # @param {type:"string"}
+gguf_server = open_gguf(GGUF) if GGUF and "words" in live else None
+if gguf_server is not None:
+    gguf_table = pandas.DataFrame(try_gguf(gguf_server, speaker, settings.seed))
+    display(gguf_table)
+    print(f"right: small {(gguf_table['small'] == gguf_table['true']).sum()}, large {(gguf_table['large'] == gguf_table['true']).sum()} of {len(gguf_table)}; they agree on {(gguf_table['small'] == gguf_table['large']).sum()}")
+else:
+    print("no large model was asked")
+
+# %% [markdown]
+# ### What carries over, and what does not
+#
+# ⟦TEXT-CARRIES⟧
