@@ -10,8 +10,10 @@
 # %% tags=["define", "extra"]
 KEYS, ITEMS, UNITS = ("red", "green", "blue"), ("bread", "milk", "salt"), {"km": 1_000, "hours": 60, "kg": 1_000}
 DIGITS, HOURS = range(1, 10), range(1, 7)
-TOOLS = {"pay": (DIGITS,), "earn": (DIGITS,), "book": (HOURS,), "cancel": (HOURS,), "put": (KEYS, DIGITS), "get": (KEYS,), "delete": (KEYS,),
-         "add": (ITEMS,), "strike": (ITEMS,), "count": (DIGITS,), "convert": (DIGITS, tuple(UNITS))}  # what each argument may be  # fmt: skip
+TOOLS = {"account": {"pay": (DIGITS,), "earn": (DIGITS,)}, "calendar": {"book": (HOURS,), "cancel": (HOURS,)}, "counter": {"count": (range(1, 4),)},
+         "store": {"put": (KEYS, DIGITS), "get": (KEYS,), "delete": (KEYS,)}, "to-do list": {"add": (ITEMS,), "strike": (ITEMS,)},
+         "converter": {"convert": (DIGITS, tuple(UNITS))}}  # tool -> what it can be asked, and what each argument may be  # fmt: skip
+ASKS = {name: arguments for tool in TOOLS.values() for name, arguments in tool.items()}
 
 
 class Office:
@@ -22,11 +24,11 @@ class Office:
         self.balance, self.booked, self.stored, self.todo, self.counter = 5, set(), {}, set(), 0
 
     def __call__(self, call: list) -> dict:
-        """The answer to one call, [tool, argument, …]."""
+        """The answer to one call, [what, argument, …]."""
         name, *given = call
-        if name not in TOOLS:
-            return {"error": "no such tool"}
-        if len(given) != len(TOOLS[name]) or not all(value in allowed for value, allowed in zip(given, TOOLS[name])):
+        if name not in ASKS:
+            return {"error": "no such call"}
+        if len(given) != len(ASKS[name]) or not all(value in allowed for value, allowed in zip(given, ASKS[name])):
             return {"error": "bad argument"}
         return getattr(self, name)(*given)
 
@@ -94,17 +96,16 @@ class Office:
 Trace = list[tuple[list, dict]]  # calls and their answers
 
 
-def random_call(luck: np.random.Generator) -> list:
-    """What a random user asks for next; one call in thirty has a wrong argument."""
-    name = list(TOOLS)[luck.integers(len(TOOLS))]
-    call = [name, *(allowed[luck.integers(len(allowed))] for allowed in TOOLS[name])]
-    return call if luck.random() > 1 / 30 else [*call[:-1], 0]
-
-
 def random_trace(luck: np.random.Generator, calls: int) -> Trace:
-    """A random user in a new office."""
-    office = Office()
-    return [(call, office(call)) for call in (random_call(luck) for _ in range(calls))]
+    """A random user in a new office, who works with two of the tools; one call in thirty has a wrong argument."""
+    office, trace = Office(), []
+    names = [name for tool in luck.choice(list(TOOLS), 2, replace=False) for name in TOOLS[tool]]
+    for _ in range(calls):
+        name = names[luck.integers(len(names))]
+        call = [name, *(allowed[luck.integers(len(allowed))] for allowed in ASKS[name])]
+        call = call if luck.random() > 1 / 30 else [*call[:-1], 0]
+        trace.append((call, office(call)))
+    return trace
 
 
 # %% [markdown]
@@ -115,9 +116,9 @@ def random_trace(luck: np.random.Generator, calls: int) -> Trace:
 # %% tags=["define", "extra"]
 import re
 
-REASONS = "overdraft", "taken", "free", "missing", "not open", "bad argument", "no such tool"
+REASONS = "overdraft", "taken", "free", "missing", "not open", "bad argument", "no such call"
 ANSWERS = "error", "balance", "booked", "stored", "value", "deleted", "open", "count", "is"
-PIECES = [*(f'["{name}",' for name in TOOLS), *(f'{{"{name}":' for name in ANSWERS), *map(json.dumps, [*KEYS, *ITEMS, *UNITS, *REASONS]), "]\n", "}\n"]
+PIECES = [*(f'["{name}",' for name in ASKS), *(f'{{"{name}":' for name in ANSWERS), *map(json.dumps, [*KEYS, *ITEMS, *UNITS, *REASONS]), "]\n", "}\n"]
 TOKENS = [*(bytes([byte]) for byte in range(256)), *(piece.encode() for piece in PIECES)]
 NUMBER_OF = {token: number for number, token in enumerate(TOKENS)}
 END, ERROR = NUMBER_OF[b"}\n"], NUMBER_OF[b'{"error":']
@@ -159,7 +160,7 @@ class Speaker(nn.Module):
         span = torch.empty(hidden).uniform_(1, REACHES).log()  # a cell forgets after about e^b steps: memories of all lengths from the start
         with torch.no_grad():
             self.lstm.bias_hh_l0.zero_()
-            self.lstm.bias_ih_l0[:hidden], self.lstm.bias_ih_l0[hidden : 2 * hidden] = -span, span
+            self.lstm.bias_ih_l0[:hidden], self.lstm.bias_ih_l0[hidden : 2 * hidden] = 0.0, span
 
     def forward(self, tokens: Tensor, memory: Any = None) -> tuple[Tensor, Any]:
         """h (B, L, H) after each of some tokens (B, L), and the memory for what comes after them. `self.next(h)` are the logits of what follows."""
@@ -301,7 +302,7 @@ if len(words_table):
 # @title A world model in GGUF: download, load, ask
 def office_in_words() -> str:
     """The rules of the office for somebody who reads: the tools' own docstrings."""
-    lines = [f'["{name}", {", ".join("argument" for _ in allowed)}]: {inspect.getdoc(getattr(Office, name))}' for name, allowed in TOOLS.items()]
+    lines = [f'["{name}", {", ".join("argument" for _ in allowed)}]: {inspect.getdoc(getattr(Office, name))}' for name, allowed in ASKS.items()]
     return "You are an office with tools. Its state: " + inspect.getdoc(Office.__init__) + "\n" + "\n".join(lines) + "\nAnswer each call with one JSON object and nothing else."
 
 
