@@ -83,14 +83,16 @@ def test_the_verifiers_loss_is_the_log_of_its_confidence_in_the_dream(nb, world)
     assert len(losses) == 5
 
 
-def test_the_paired_table_against_students_own_arithmetic(nb):
+def test_the_paired_differences_against_students_own_arithmetic(nb):
+    first, other = np.array([1.0, 2.0, 4.0]), np.array([2.0, 3.5, 4.5])
+    error = np.array([1.0, 1.5, 0.5]).std(ddof=1) / math.sqrt(3)
+    far, low, high, p = nb.difference(first, other)
+    assert (far, low, high) == pytest.approx((1, 1 - 4.30265 * error, 1 + 4.30265 * error), rel=1e-4)  # t of two degrees of freedom
+    assert p == pytest.approx(1 - (1 / error) / math.sqrt(2 + 1 / error**2), rel=1e-6)  # its distribution has a closed form
+    assert math.isnan(nb.difference(first[:1], other[:1])[3]), "one seed shows nothing"
     table = nb.pandas.DataFrame({"arm": ["a", "b"] * 3, "seed": [1, 1, 2, 2, 3, 3], "what": [1.0, 2.0, 2.0, 3.5, 4.0, 4.5]})
     found = nb.paired(table.sample(frac=1, random_state=0), "arm", "what", "a")
-    error = np.array([1.0, 1.5, 0.5]).std(ddof=1) / math.sqrt(3)
-    assert found["mean"].tolist() == pytest.approx([7 / 3, 10 / 3]) and found.loc["b", "ratio"] == pytest.approx(10 / 7)
-    assert found.loc["b", ["low", "high"]].tolist() == pytest.approx([1 - 4.30265 * error, 1 + 4.30265 * error], rel=1e-4)  # t of two degrees of freedom
-    assert found.loc["a", "ratio"] == 1 and math.isnan(found.loc["a", "p"])
-    assert "p" not in nb.paired(table[:2], "arm", "what", "a"), "one seed shows nothing"
+    assert found["a"] == "2.33" and found["b"].startswith("3.33: +1 (-0.242 to 2.24), p = 0.07")
 
 
 def test_a_macro_step_is_two_steps_when_the_weights_are_tied_by_hand(nb):
