@@ -79,11 +79,11 @@ A stage that the change touches is trained anew, and so is everything after it; 
 
 ## The roads on from it
 
-Part 10 serves V, M and C to robots over HTTP, in INT8 and with a guard; part 11 trains other pupils in the same dreams, by PPO and by the dream's own gradient. Their tables lie in `assets/experiments/`; `WM_ROADS=all` computes them anew. `python tests/load.py` measures the service under load.
+Part 10 serves V, M and C over HTTP, in INT8, guarded; 11 trains other pupils in the same dreams (PPO, the dream's gradient); 12 and 13 try a contrastive loss and macro-actions against drift. Their tables lie in `assets/experiments/`; `WM_ROADS=all` computes them anew. `python tests/load.py` measures the service under load.
 
 ## Many runs
 
-`tests/experiments.py` executes the notebook with other seeds and settings  and gathers every run, failed ones included, in `assets/experiments/`. Part 9 draws its tables from there.
+`tests/experiments.py` executes the notebook with other seeds and settings and gathers every run, failed ones included, in `assets/experiments/`. Part 9 draws its tables from there.
 
 ```
 .venv/bin/python tests/experiments.py main_line_quick --jobs 2
