@@ -4245,7 +4245,15 @@ if len(macro_table):
     macro_frames = macro_table["horizon"] * macro_table["steps"].map({"single steps": 1, "macro steps": 2})
     macro_wide = macro_table.assign(frames=macro_frames).pivot(index=["steps", "seed", "frames"], columns="worth", values="real").reset_index()
     macro_labels = {worth: f"real return (worth {worth:.0f})" for worth in sorted(set(macro_table["worth"]), reverse=True)}
-    show_bands(macro_wide, "steps", "frames", macro_labels, "Real return with dreams of some length, last state worth 30 and 0", ylim=(0, 520), xlabel="horizon (frames)")
+    show_bands(
+        macro_wide,
+        "steps",
+        "frames",
+        macro_labels,
+        "Real return with dreams of some length, last state worth 30 and 0",
+        ylim=(0, 520),
+        xlabel="horizon (frames)",
+    )
     display(macro_table.pivot_table(index=["worth", "steps"], columns="horizon", values="real", aggfunc=["mean", "min", "max"]).round(0))
     life_of = life_table.set_index(["frames", "steps", "horizon"])[life_table["worth"].to_numpy() > 0].drop(columns=["seed", "worth"])
     display(life_of.groupby(level=[0, 1, 2]).mean().round(2))
