@@ -137,10 +137,9 @@ def test_the_macro_agent_does_both_pushes_and_remembers_as_a_dreams_beginning_do
     nb.torch.manual_seed(0)
     v, m = nb.frozen(nb.V(smoke.v)), nb.frozen(nb.M(smoke.v.latents, 16, 2))
     nb.nn.init.normal_(m.change.weight, std=0.1)
-    codes, seen = nb.Codes(nb.torch.zeros(1, 1, smoke.v.latents), None, None, None, None), []
+    codes = nb.Codes(nb.torch.zeros(1, 1, smoke.v.latents), None, None, None, None)
 
     def choose(k, state):
-        seen.append(state.h)
         return ((300 * state.h[:, :2]).sin() > 0).float()
 
     world = nb.World(v, m, None, codes, 3)
