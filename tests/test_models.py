@@ -163,7 +163,8 @@ def test_moments_keep_their_distance_from_both_ends(nb, world):
 
 
 def test_open_loop_is_the_forced_prediction_at_first_and_says_dash_without_data(nb, world):
-    rows, says = nb.open_loop(world, 3, 20)
+    rows, state = nb.open_loop(world, nb.windows(world.memory, world.context + 3, 20))
+    says = world.m.says(state)
     z, a = world.codes.mu[0, rows[:, :1] + nb.torch.arange(-4, 0)], world.memory.actions[rows[:, :1] + nb.torch.arange(-4, 0)]
     *_, last = nb.dream(world.m, world.m.begin(z[:, 0]), nb.given(a), 4, z)
     assert says.mu.shape == (20, 3, 6) and nb.torch.allclose(says.mu[:, 0], last.state.z, atol=1e-5)

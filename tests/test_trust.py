@@ -55,11 +55,11 @@ def test_drift_knows_an_honest_and_a_boasting_m(nb, smoke, memory):
     shares = []
     for log_var in (-16.0, 3.0):
         nb.nn.init.constant_(m.log_var.bias, log_var)
-        found = nb.drift(looking, probe, 3, 20)
+        found = nb.drift(looking, probe, nb.windows(looking.memory, 4 + 3, 20))
         assert all(len(found[name]) == 3 for name in ("theta", "x", "kl", "50", "90")) and (found["kl"] >= 0).all() and (found["50"] <= found["90"]).all()
         shares.append(float(found["90"].mean()))
     assert shares[0] < 60 < 95 < shares[1]
-    assert nb.drift(looking, probe, 400, 20)["theta"].isnan().all()
+    assert nb.drift(looking, probe, nb.windows(looking.memory, 4 + 400))["theta"].isnan().all()
 
 
 def test_who_lives_on(nb, world):
