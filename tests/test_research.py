@@ -67,7 +67,7 @@ def ranked(nb, world, tmp_path, monkeypatch):
 
     def rank():
         rank.weights = []
-        return nb.rank_controllers(nb.Progress(tmp_path), world, verifier, c=nb.CSettings(), seed=4, episodes=2, workers=1)["lines"]
+        return nb.rank_controllers(nb.Progress(tmp_path), world, verifier, c=nb.CSettings(), seed=4, episodes=2, starts=40, workers=1)["lines"]
 
     rank.path = path
     return rank
@@ -84,7 +84,7 @@ def test_skilled_controllers_are_from_the_path_with_noise(nb, ranked):
 
 def test_an_imagined_return_is_the_dreams_own_and_a_doubted_state_pays_less(nb, world, ranked):
     lines = ranked()
-    starts = world.states(nb.calm_moments(world, 4))
+    starts = world.states(nb.calm_moments(world, 4, 40))
     home = nb.Axes(nb.torch.zeros(22), nb.torch.eye(22))
     for steps in (3, 7):
         c = nb.CSettings(horizon=steps, last_worth=0.0)

@@ -48,19 +48,19 @@ class Office:
         if hour in self.booked:
             return {"error": "taken"}
         self.booked.add(hour)
-        return {"booked": len(self.booked)}
+        return {"booked": hour}
 
     def cancel(self, hour: int) -> dict:
         """Give an hour back."""
         if hour not in self.booked:
             return {"error": "free"}
         self.booked.remove(hour)
-        return {"booked": len(self.booked)}
+        return {"free": hour}
 
     def put(self, key: str, value: int) -> dict:
         """Store a digit under a key."""
         self.stored[key] = value
-        return {"stored": len(self.stored)}
+        return {"stored": key}
 
     def get(self, key: str) -> dict:
         """What is stored there."""
@@ -68,19 +68,19 @@ class Office:
 
     def delete(self, key: str) -> dict:
         """Remove it."""
-        return {"deleted": self.stored.pop(key)} if key in self.stored else {"error": "missing"}
+        return {"deleted": key} if self.stored.pop(key, 0) else {"error": "missing"}
 
     def add(self, item: str) -> dict:
         """Put something on the to-do list."""
         self.todo.add(item)
-        return {"open": len(self.todo)}
+        return {"open": item}
 
     def strike(self, item: str) -> dict:
         """Strike it out."""
         if item not in self.todo:
             return {"error": "not open"}
         self.todo.remove(item)
-        return {"open": len(self.todo)}
+        return {"done": item}
 
     def count(self, step: int) -> dict:
         """Move a counter from 0 to 9, which goes round."""
@@ -117,7 +117,7 @@ def random_trace(luck: np.random.Generator, calls: int) -> Trace:
 import re
 
 REASONS = "overdraft", "taken", "free", "missing", "not open", "bad argument", "no such call"
-ANSWERS = "error", "balance", "booked", "stored", "value", "deleted", "open", "count", "is"
+ANSWERS = "error", "balance", "booked", "free", "stored", "value", "deleted", "open", "done", "count", "is"
 PIECES = [*(f'["{name}",' for name in ASKS), *(f'{{"{name}":' for name in ANSWERS), *map(json.dumps, [*KEYS, *ITEMS, *UNITS, *REASONS]), "]\n", "}\n"]
 TOKENS = [*(bytes([byte]) for byte in range(256)), *(piece.encode() for piece in PIECES)]
 NUMBER_OF = {token: number for number, token in enumerate(TOKENS)}
@@ -129,13 +129,14 @@ def line_of(said: list | dict) -> str:
     return json.dumps(said, separators=(",", ":")) + "\n"
 
 
-def to_tokens(line: str) -> list[int]:
-    """A line as numbers: known pieces whole, all else byte by byte."""
+@functools.cache
+def to_tokens(line: str) -> tuple[int, ...]:
+    """A line as numbers: known pieces whole, all else byte by byte. (Kept: most lines come again and again.)"""
     parts = (part.encode() for part in re.findall(r'\["[^"\\]*",|{"[^"\\]*":|"[^"\\]*"|[]}]\n|.', line, re.DOTALL))
-    return [token for part in parts for token in ([NUMBER_OF[part]] if part in NUMBER_OF else part)]
+    return tuple(token for part in parts for token in ([NUMBER_OF[part]] if part in NUMBER_OF else part))
 
 
-def to_line(tokens: list[int]) -> str:
+def to_line(tokens: Any) -> str:
     """Back again; what is no text becomes �."""
     return b"".join(TOKENS[token] for token in tokens).decode(errors="replace")
 
@@ -169,8 +170,9 @@ class Speaker(nn.Module):
 
 def written(traces: list[Trace]) -> tuple[Tensor, Tensor]:
     """Traces as tokens (B, L), padded with line ends; and where tokens of answers stand, (B, L) bool."""
-    rows = [[(to_tokens(line_of(said)), said is answer) for pair in trace for answer in pair[1:] for said in pair] for trace in traces]
-    tokens, asked = ([torch.tensor([value for line in row for value in pick(*line)]) for row in rows] for pick in (lambda t, a: t, lambda t, a: [a] * len(t)))
+    rows = [[(to_tokens(line_of(said)), said is answer) for call, answer in trace for said in (call, answer)] for trace in traces]
+    tokens = [torch.tensor([token for line, _ in row for token in line]) for row in rows]
+    asked = [torch.tensor([is_answer for line, is_answer in row for _ in line]) for row in rows]
     pad = nn.utils.rnn.pad_sequence
     return pad(tokens, True, END).to(DEVICE), pad(asked, True, False).to(DEVICE)
 
@@ -207,7 +209,7 @@ LONGEST = 16  # tokens of an answer
 @torch.no_grad()
 def heard(speaker: Speaker, tokens: list[int], memory: Any = None) -> tuple[Tensor, Any]:
     """The probabilities (all tokens,) of what follows some tokens, and the memory after them."""
-    h, memory = speaker(torch.tensor([tokens], device=DEVICE), memory)
+    h, memory = speaker(torch.tensor([list(tokens)], device=DEVICE), memory)
     return speaker.next(h[0, -1]).softmax(0), memory
 
 

@@ -34,7 +34,8 @@
 # | 11 The student's road | is there a better pupil than C? PPO, and the dream's own gradient |
 # | 12 The researcher's road | does a contrastive loss keep a dream true? |
 # | 13 The frontier | do macro-actions let a dream look further? |
-# | 14 What was shown | and where to go: things to try, troubleshooting, glossary, references |
+# | 14 Take the pole yourself | how long do your dream and reality agree? |
+# | 15 What was shown | and where to go: things to try, troubleshooting, glossary, references |
 #
 # **Three ways to read.** *Look*: the outputs are here, read on. *Run*: run all cells; without a GPU that is the profile `quick`, and `USE_PRETRAINED` in part 2 takes V, M and C from our checkpoint instead of training them. *Change*: turn a knob in part 2 and run that cell and all that follow; only what depends on the knob is trained again. Any cell can be run again at any time.
 #
@@ -107,8 +108,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from gymnasium.wrappers import AddRenderObservation, TransformObservation
+from IPython.display import HTML, display
 from IPython.display import Image as Picture
-from IPython.display import display
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2 import InterpolationMode
@@ -1999,26 +2000,8 @@ print(f"reward head: {number(float(heads.reward[~ended].mean()), 3)} on steps in
 # The reward head is blind: it says 1, always, and it is right: CartPole pays 1 for every step, the fatal one included. A dream judged by this head alone would find all controllers equally good. So the imagined return multiplies in the *survival probability* from the termination head, $\sum_k \hat r_k \prod_{j \le k} (1 - p_{\text{done},j})$. Why a probability, and not a hard end? Because most candidates survive thirty steps, and a slightly safer one must score slightly better. An episode that ran out of time (truncation) is not an end: the pole was still standing.
 
 
-# %% cellView="form" tags=["define"]
-# @title A dream player
-@torch.no_grad()
-def show_dream(world: World, noisy: Tensor, starts: State, start: int, τ: float, pushes: str, steps: int = 40) -> None:
-    """Dream from one of the starts, at temperature τ, under a pattern of pushes such as "left right" that is repeated, and show the film."""
-    a = torch.tensor([[word == "right" for word in (pushes.split() * steps)[:steps]]], device=starts.z.device).long()  # (1, T)
-    noise = noisy * torch.randn(1, steps, len(noisy), generator=torch.Generator().manual_seed(start)).to(noisy.device)  # (1, T, Z)
-    path = stacked(list(dream(world.m, starts.pick(slice(start, start + 1)), given(a), steps, tau=τ, noise=noise)))
-    show_film(world.v.decode(path.state.z[0])[:, -1, ROWS_DRAWN].cpu().numpy(), f"{pushes}, τ = {τ}")
-
-
-# %% tags=["run", "widget"]
-patterns = ["left right", "right", "left", "left left right right"]
-knobs = {"start": (0, 99), "τ": (0.0, 3.0, 0.25), "pushes": patterns, "steps": (10, 100)}
-player = widgets.interactive(lambda **chosen: show_dream(world, noisy, pool, **chosen), {"manual": True, "manual_name": "Dream"}, **knobs)
-if not switch("WM_NO_WIDGETS"):  # a saved widget is nothing without its kernel
-    display(player)
-
 # %% [markdown]
-# With a kernel at hand you have a dream player now: choose a start, a temperature τ and a pattern of pushes, and press Dream. Try τ = 3: at what point does the picture stop looking like a cart?
+# (You want to steer a dream yourself? Part 14 has one to play with; so has the file `assets/dream.html`, in any browser.)
 #
 # <details><summary><b>Exercise 5.</b> How many dreamed steps a second can a machine do at best that multiplies matrices at 100 GFLOP/s? (Solution)</summary>
 #
@@ -3930,27 +3913,27 @@ def strong_contrast(m: M, z: Tensor, a: Tensor, real: Tensor, read: int) -> Tens
 RANKED, LONG = 30, (30, 60, 100)  # controllers; horizons in steps
 
 
-def rank_controllers(progress: Progress, world: World, verifier: Verifier, *, c: CSettings, seed: int, episodes: int, workers: int) -> dict:
+def rank_controllers(progress: Progress, world: World, verifier: Verifier, *, c: CSettings, seed: int, episodes: int, starts: int, workers: int) -> dict:
     """Controllers of all skills in reality and in dreams: a line for each, with its mean `real` return, and its imagined ones, `plain` and `weighed`, for each of LONG.
 
-    They come from the path of a search in this very world, each third with noise of 0, 0.3 and 1 times its own size."""
+    They come from the path of a search in this very world, each third with noise of 0, 0.3 and 1 times its own size. `starts`: moments in which their dreams begin."""
     path, luck = learn(None, world, c=c, seed=seed, workers=workers)["path"], torch.Generator().manual_seed(seed)  # (G, Z + H + 1)
     when = (len(path) ** torch.linspace(0, 1, RANKED) - 1).long().clamp(max=len(path) - 1)  # early generations differ most
     size = torch.tensor([0.0, 0.3, 1.0]).repeat(RANKED)[:RANKED, None] * path[when].norm(dim=1, keepdim=True)
     noise = F.normalize(torch.randn(RANKED, path.shape[1], generator=luck), dim=1)
     weights = (path[when] + size * noise).to(DEVICE)
     lines = [{"real": float(np.mean(lives(Agent(world, controller(one)), "roads", seed, episodes, workers)))} for one in weights]
-    starts = world.states(calm_moments(world, seed))
-    home = principal_axes(features(starts), 1)  # counts for nothing: no last state is given a worth
+    begins = world.states(calm_moments(world, seed, starts))
+    home = principal_axes(features(begins), 1)  # counts for nothing: no last state is given a worth
     for name, pays in {"plain": reward, "weighed": trusted(verifier)}.items():
         for steps in LONG:
-            returns = dream_returns(world.m, weights, starts, home, c.but(horizon=steps, last_worth=0.0), pays=pays).mean(1)  # (RANKED,)
+            returns = dream_returns(world.m, weights, begins, home, c.but(horizon=steps, last_worth=0.0), pays=pays).mean(1)  # (RANKED,)
             for line, value in zip(lines, returns.tolist()):
                 line[f"{name} {steps}"] = round(value, 4)
     return {"lines": lines}
 
 
-def calm_moments(world: World, seed: int, count: int = 256) -> Tensor:
+def calm_moments(world: World, seed: int, count: int) -> Tensor:
     """Rows (at most `count`,) in which a good controller survives: the pole within 4° and slower than 0.5 rad/s."""
     rows, _ = world.moments(START_POOL, torch.Generator().manual_seed(seed), copies=1)
     theta, speed = world.memory.states[rows][:, 2:].abs().unbind(1)
@@ -4031,7 +4014,7 @@ if live & {"researcher", "frontier"}:
 # %% tags=["run", "extra"]
 contrast_lines, ranking_lines = [], []
 if "researcher" in live:
-    ranked_settings = {"c": settings.c, "episodes": 2 if tiny else 8, "workers": settings.collect.workers}
+    ranked_settings = {"c": settings.c, "episodes": 1 if tiny else 8, "starts": 8 if tiny else 256, "workers": settings.collect.workers}
     for arm_luck, (arm_forced, arm_plain) in enumerate(zip(forced_stages, plain_stages)):
         arm_seed = {"seed": settings.seed + arm_luck}
         arm_stages = {"baseline": arm_plain}
@@ -4274,11 +4257,283 @@ if len(macro_table):
 # In one frame an error grows by g = e^0.08 = 1.083. Single steps: ε(1 + g + g² + …), n terms, so about ε gⁿ / (g − 1). Macro steps: half the terms, with g² between them, about ε gⁿ / (g² − 1). The ratio is g + 1 = 2.08. An error that is 2.08 times smaller buys ln 2.08 / 0.08 = 9 frames, 0.2 s. So even under this kind supposition the gain is small; and a macro step with more than 2.08 times the error of a single one gains nothing at all.
 # </details>
 
+# %% [markdown]
+# ## 14 · Take the pole yourself
+#
+# A dream is easiest to judge from inside. The next cell writes `dream.html`, one file of about a megabyte: V's decoder, M, the verifier and C in half precision, and two hundred lines of plain JavaScript that do what the PyTorch code above does. It needs no kernel and no network, so it works on a phone as it does here. Hold a button or an arrow key, and keep the pole up. Then press *wake up*: the true physics, from the same state and under the same pushes, runs beside the dream.
+#
+# **Predict:** for how many steps will your dream and reality agree? And whose pole falls first?
+
+# %% cellView="form" tags=["define", "extra"]
+# @title The page: its template
+PAGE = r"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Take the pole yourself: a dream of CartPole</title>
+<style>
+  body { margin: 0; background: #fff; color: #1a1a1a; font: 17px/1.5 system-ui, sans-serif; }
+  main { max-width: 720px; margin: 0 auto; padding: 12px 16px 32px; }
+  h1 { font-size: 1.6em; margin: 0.2em 0; } h2 { font-size: 1.2em; margin: 1.2em 0 0.2em; }
+  .views { display: flex; flex-wrap: wrap; gap: 12px; }
+  figure { margin: 0; flex: 1 1 300px; } figure[hidden] { display: none; }
+  canvas { display: block; width: 100%; aspect-ratio: 96 / 38; border: 1px solid #767676; border-radius: 6px; }
+  figcaption, .small { font-size: 0.88em; color: #444; }
+  .pads { display: grid; grid-template-columns: 1fr 1fr; gap: 12px; margin: 12px 0; }
+  button { font: inherit; color: #1a1a1a; background: #eef2f7; border: 1px solid #5b6b7d; border-radius: 6px; padding: 8px 12px; cursor: pointer; touch-action: none; user-select: none; }
+  .pads button { padding: 22px 0; font-size: 1.15em; } button[aria-pressed="true"] { background: #0b5394; color: #fff; }
+  .row { display: flex; flex-wrap: wrap; gap: 10px; align-items: center; margin: 10px 0; }
+  label { display: grid; grid-template-columns: 15em 1fr 4em; gap: 8px; align-items: center; margin: 6px 0; }
+  meter, input[type="range"] { width: 100%; } #story { min-height: 3em; margin: 10px 0; font-weight: 600; }
+  @media (max-width: 520px) { label { grid-template-columns: 8em 1fr 4em; } }
+</style>
+</head>
+<body>
+<main>
+<h1>Take the pole yourself</h1>
+<p>This picture is no camera's. A neural network dreams it: M says what happens next, V draws it, and nothing else moves the pole. Keep it up for as long as you can.</p>
+<div class="views">
+  <figure><canvas id="dream" width="64" height="38" role="img" aria-label="V's drawing of the dream: a dark cart and a grey pole"></canvas><figcaption>the dream: what V draws of M's latent z</figcaption></figure>
+  <figure id="awake" hidden><canvas id="real" width="960" height="380" role="img" aria-label="The true cart and pole under the same pushes"></canvas><figcaption>reality: the true physics from the same state, under the same pushes</figcaption></figure>
+</div>
+<div class="pads"><button id="left" type="button">◀ push left</button><button id="right" type="button">push right ▶</button></div>
+<p class="small">Hold a button, or the arrow keys ← and →. In CartPole each step pushes: while you hold nothing, the cart is pushed left and right in turn.</p>
+<p id="story" role="status">Push to begin.</p>
+<label>M believes that you are alive <meter id="alive" min="0" max="1" low="0.5" value="1"></meter> <output id="alive-says">100 %</output></label>
+<label>the verifier believes the dream <meter id="trust" min="0" max="1" low="0.5" value="1"></meter> <output id="trust-says">–</output></label>
+<label for="tau">noise where M is unsure, τ <input id="tau" type="range" min="0" max="3" step="0.25" value="0"> <output id="tau-says">0</output></label>
+<label for="pace">steps a second (real: 50) <input id="pace" type="range" min="5" max="50" step="5" value="15"> <output id="pace-says">15</output></label>
+<div class="row"><button id="again" type="button">again</button><button id="wake" type="button" aria-pressed="false">wake up: show reality</button><button id="pilot" type="button" aria-pressed="false">let C play</button></div>
+<p class="small">C, the trained controller, would push <b id="advice">–</b> now.</p>
+<h2>What to look for</h2>
+<p>A dream agrees with reality for a while, then each goes its own way. Wake up and watch: the count says for how many steps both angles were within 2°. Push to one side until the pole falls: the belief that you are alive drops before the picture shows why. Let C play: it was trained in nothing but such dreams, thirty steps long. And turn τ up: where does the picture stop looking like a cart?</p>
+<p class="small">Everything runs in this page: __COUNT__ numbers in half precision, no network. From the notebook <i>World models: CartPole from pixels, solved inside its own dream</i>.</p>
+</main>
+<script id="data" type="application/json">__DATA__</script>
+<script>
+"use strict";
+const data = JSON.parse(document.getElementById("data").textContent);
+const $ = id => document.getElementById(id);
+
+// The weights: half-precision numbers (one bit of sign, five of exponent, ten of fraction), one array after the other.
+function fromHalf(h) {
+  const sign = h >> 15 ? -1 : 1, exponent = (h >> 10) & 31, fraction = h & 1023;
+  return sign * (exponent ? 2 ** (exponent - 15) * (1 + fraction / 1024) : 2 ** -14 * fraction / 1024);
+}
+const halves = new Uint16Array(Uint8Array.from(atob(data.weights), c => c.charCodeAt(0)).buffer);
+const W = {};
+let place = 0;
+for (const [name, size] of data.sizes) {
+  W[name] = Float64Array.from(halves.subarray(place, place + size), fromHalf);
+  place += size;
+}
+const Z = data.latents, H = data.hidden;
+
+const sigmoid = x => 1 / (1 + Math.exp(-x));
+function linear(x, name) {  // y = W x + b, W stored row by row
+  const w = W[name + ".weight"], y = Float64Array.from(W[name + ".bias"]);
+  for (let o = 0, k = 0; o < y.length; o++) for (let i = 0; i < x.length; i++) y[o] += w[k++] * x[i];
+  return y;
+}
+
+// ---- M: what happens next ----
+function begin(number) {  // a state from the recordings, as M read it
+  const s = W.starts.subarray(number * (2 * Z + 2 * H), (number + 1) * (2 * Z + 2 * H));
+  return { z: s.slice(0, Z), before: s.slice(Z, 2 * Z), h: s.slice(2 * Z, 2 * Z + H), c: s.slice(2 * Z + H), blind: 0 };
+}
+function step(s, push) {  // M.step of the notebook: push is 0 (left) or 1 (right)
+  const gates = linear([...s.z, ...s.z.map((v, i) => data.change * (v - s.before[i])), 2 * push - 1, ...s.h], "gates");
+  const h = new Float64Array(H), c = new Float64Array(H);
+  for (let j = 0; j < H; j++) {
+    c[j] = sigmoid(gates[2 * H + j]) * s.c[j] + sigmoid(gates[H + j]) * Math.tanh(gates[j]);
+    h[j] = sigmoid(gates[3 * H + j]) * Math.tanh(c[j]);
+  }
+  const change = linear(h, "change");
+  return { z: s.z.map((v, i) => v + change[i]), before: s.z, h, c, blind: s.blind + 1 };
+}
+const done = s => sigmoid(linear(s.h, "done")[0]);  // the probability that the episode has ended
+function doubt(s) {  // M's σ, where τ may add noise
+  return linear([...s.h, Math.log1p(s.blind), s.blind / 10], "log_var").map(v => Math.exp(0.5 * Math.min(3, Math.max(-16, data.doubt * v))));
+}
+function normal() { return Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random()); }
+
+// ---- the verifier, C, and a linear reading of the angle ----
+function confidence(s) {
+  const look = [...s.z, ...s.z.map((v, i) => v - s.before[i]), ...s.h].map((v, i) => (v - W["look.mean"][i]) / W["look.scale"][i]);
+  const silu = v => v * sigmoid(v);
+  return sigmoid(linear(linear(linear(look, "layers.0").map(silu), "layers.2").map(silu), "layers.4")[0]);
+}
+const advice = s => linear([...s.z, ...s.h], "c")[0] > 0 ? 1 : 0;
+const reading = s => linear(s.z, "probe")[0];  // θ in degrees
+
+// ---- V's decoder: z becomes a picture ----
+function doubled(x, channels, height, width, name, last) {  // a transposed convolution, kernel 4, stride 2, padding 1
+  const bias = W[name + ".bias"], w = W[name + ".weight"], outs = bias.length, y = new Float64Array(outs * 4 * height * width);
+  for (let o = 0; o < outs; o++) y.fill(bias[o], o * 4 * height * width, (o + 1) * 4 * height * width);
+  for (let c = 0; c < channels; c++) for (let i = 0; i < height; i++) for (let j = 0; j < width; j++) {
+    const v = x[(c * height + i) * width + j];
+    if (v === 0) continue;
+    for (let o = 0; o < outs; o++) for (let p = 0; p < 4; p++) {
+      const row = 2 * i - 1 + p;
+      if (row < 0 || row >= 2 * height) continue;
+      for (let q = 0; q < 4; q++) {
+        const column = 2 * j - 1 + q;
+        if (column >= 0 && column < 2 * width) y[(o * 2 * height + row) * 2 * width + column] += v * w[((c * outs + o) * 4 + p) * 4 + q];
+      }
+    }
+  }
+  return last ? y : y.map(v => Math.max(0, v));
+}
+function decode(z) {  // the newest frame, 64 x 64 in [0, 1]
+  let x = linear(z, "from_z").map(v => Math.max(0, v)), height = 2, width = 4;
+  for (let layer = 0; layer < 4; layer++) {
+    x = doubled(x, x.length / (height * width), height, width, "decoder." + layer, layer === 3);
+    height *= 2; width *= 2;
+  }
+  const picture = Float64Array.from(W.mean_picture);
+  for (let k = 0; k < x.length; k++) picture[data.band * 64 + k] += x[k] / data.scale;
+  return picture.map(v => Math.min(1, Math.max(0, v)));
+}
+
+// ---- reality: CartPole's own equations, 0.02 s a step ----
+function physics([x, v, angle, spin], push) {
+  const sin = Math.sin(angle), cos = Math.cos(angle), pushed = ((push ? 10 : -10) + 0.05 * spin * spin * sin) / 1.1;
+  const turn = (9.8 * sin - cos * pushed) / (0.5 * (4 / 3 - 0.1 * cos * cos / 1.1)), speed = pushed - 0.05 * turn * cos / 1.1;
+  return [x + 0.02 * v, v + 0.02 * speed, angle + 0.02 * spin, spin + 0.02 * turn];
+}
+const fell = ([x, , angle]) => Math.abs(x) > 2.4 || Math.abs(angle) > 12 * Math.PI / 180;
+
+// ---- the game ----
+const held = { left: false, right: false };
+let game;
+function again() {
+  const number = game ? (game.number + 1) % data.states.length : 0;
+  game = { number, dream: begin(number), real: data.states[number], alive: 1, steps: 0, agreed: 0, parted: false, realSteps: 0, realFell: false, begun: false, over: false };
+  say("Push to begin.");
+  draw();
+}
+function advance() {  // one step of the dream, and of reality
+  const push = held.left !== held.right ? +held.right : pressed("pilot") ? advice(game.dream) : game.steps % 2;
+  const tau = +$("tau").value;
+  game.dream = step(game.dream, push);
+  if (tau > 0) { const sigma = doubt(game.dream); game.dream.z = game.dream.z.map((v, i) => v + tau * sigma[i] * data.noisy[i] * normal()); }
+  game.alive *= 1 - done(game.dream);
+  game.steps++;
+  if (!game.realFell) { game.real = physics(game.real, push); game.realSteps++; game.realFell = fell(game.real); }
+  game.parted ||= game.realFell || Math.abs(reading(game.dream) - game.real[2] * 180 / Math.PI) > 2;
+  if (!game.parted) game.agreed = game.steps;
+  game.over = game.alive < 0.5;
+  const truth = game.realFell ? `In reality the pole fell after ${game.realSteps}.` : "In reality the pole still stands.";
+  const both = `Dream and reality agreed for ${game.agreed}. ${truth}`;
+  say(game.over ? `M believes that you fell, after ${game.steps} steps. ${both}` : `${game.steps} steps. ${pressed("wake") ? both : ""}`);
+}
+const pressed = id => $(id).getAttribute("aria-pressed") === "true";
+function say(text) { if ($("story").textContent !== text) $("story").textContent = text; }
+const percent = p => `${Math.round(100 * p)} %`;
+function draw() {
+  const picture = decode(game.dream.z), image = new ImageData(64, 38);
+  for (let k = 0; k < 64 * 38; k++) image.data.set([255 * picture[20 * 64 + k], 255 * picture[20 * 64 + k], 255 * picture[20 * 64 + k], 255].map(Math.round), 4 * k);
+  $("dream").getContext("2d").putImageData(image, 0, 0);
+  const trust = confidence(game.dream);
+  for (const [id, p] of [["alive", game.alive], ["trust", trust]]) { $(id).value = p; $(id + "-says").textContent = percent(p); }
+  $("advice").textContent = advice(game.dream) ? "right" : "left";
+  if (pressed("wake")) drawReal(...game.real);
+}
+function drawReal(x, v, angle) {  // as gymnasium draws it: 600 x 400, 125 pixels a metre; only the rows that the dream shows
+  const pen = $("real").getContext("2d");
+  pen.setTransform(1.6, 0, 0, 1.6, 0, -200);
+  pen.fillStyle = "#fff"; pen.fillRect(0, 0, 600, 400);
+  pen.fillStyle = "#000"; pen.fillRect(0, 299.5, 600, 1);
+  pen.fillRect(300 + 125 * x - 25, 285, 50, 30);
+  pen.translate(300 + 125 * x, 292.5); pen.rotate(angle);
+  pen.fillStyle = "#767676"; pen.fillRect(-5, -120, 10, 125);
+}
+let last = 0, waiting = 0, frames = 0;
+function tick(now) {  // called for each frame of the screen
+  frames++;
+  waiting = Math.min(waiting + (now - last) / 1000 * $("pace").value, 3);
+  last = now;
+  if (!game.begun || game.over) waiting = 0;
+  if (waiting >= 1) { for (; waiting >= 1 && !game.over; waiting--) advance(); draw(); }
+  requestAnimationFrame(tick);
+}
+function hold(side, on) {
+  held[side] = on;
+  if (on) { if (game.over) again(); game.begun = true; press("pilot", false); }
+}
+function press(id, on) { $(id).setAttribute("aria-pressed", on); }
+for (const side of ["left", "right"]) {
+  $(side).addEventListener("pointerdown", event => { $(side).setPointerCapture(event.pointerId); hold(side, true); });
+  for (const end of ["pointerup", "pointercancel"]) $(side).addEventListener(end, () => hold(side, false));
+  for (const [kind, on] of [["keydown", true], ["keyup", false]]) addEventListener(kind, event => {
+    if (event.key.toLowerCase() === "arrow" + side && event.target.type !== "range") { event.preventDefault(); if (!event.repeat) hold(side, on); }
+  });
+}
+addEventListener("blur", () => { held.left = held.right = false; });
+for (const id of ["tau", "pace"]) $(id).addEventListener("input", () => { $(id + "-says").textContent = $(id).value; });
+$("again").addEventListener("click", again);
+$("wake").addEventListener("click", () => { press("wake", !pressed("wake")); $("awake").hidden = !pressed("wake"); draw(); });
+$("pilot").addEventListener("click", () => { press("pilot", !pressed("pilot")); if (game.over) again(); game.begun = true; });
+again();
+requestAnimationFrame(tick);
+</script>
+</body>
+</html>
+"""
+
+
+# %% tags=["define", "extra"]
+import base64
+
+
+def without_norm(convolution: nn.ConvTranspose2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Weights (C, O, 4, 4) and biases (O,) that do in one step what a transposed convolution and the batch norm behind it do, when V is not in training."""
+    size = norm.weight / (norm.running_var + norm.eps).sqrt()  # (O,)
+    return convolution.weight * size[:, None, None], (convolution.bias - norm.running_mean) * size + norm.bias
+
+
+def page_numbers(world: World, verifier: Verifier, weights: Tensor, probe: Probe, starts: State) -> dict[str, Tensor]:
+    """All numbers that the page computes with, by name. `probe`: reads θ from z. `starts`: states (S, …) in which a dream can begin."""
+    found = {f"{part}.{kind}": value for part in ("gates", "change", "log_var", "done") for kind, value in getattr(world.m, part).named_parameters()}
+    found |= {name: value for name, value in verifier.named_parameters()} | {"look.mean": verifier.mean, "look.scale": verifier.scale}
+    *blocks, last = world.v.decoder
+    for layer, block in enumerate(blocks):
+        found[f"decoder.{layer}.weight"], found[f"decoder.{layer}.bias"] = without_norm(block[0], block[1])
+    found |= {"decoder.3.weight": last.weight[:, -1:], "decoder.3.bias": last.bias[-1:]}  # the newest of the four frames
+    found |= {"from_z.weight": world.v.from_z.weight, "from_z.bias": world.v.from_z.bias, "mean_picture": world.v.mean_picture}
+    slope = torch.rad2deg(probe.weight[:, 2] / probe.scale)  # (Z,) degrees per unit of z
+    found |= {"probe.weight": slope, "probe.bias": torch.rad2deg(probe.offset[2:3]) - (slope * probe.mean).sum()}
+    found |= {"c.weight": weights[:-1], "c.bias": weights[-1:], "starts": torch.cat([starts.z, starts.before, starts.h, starts.c], 1)}
+    return found
+
+
+def write_page(file: Path, numbers: dict[str, Tensor], world: World, states: Tensor, noisy: Tensor) -> None:
+    """Write the page with its numbers inside, in half precision. `states` (S, 4): the true ones of the starts, for the physics. `noisy` (Z,): where τ adds noise."""
+    flat = {name: value.detach().cpu().half().flatten().numpy() for name, value in numbers.items()}
+    data = {"latents": len(noisy), "hidden": world.m.hidden, "change": M.CHANGE, "doubt": M.DOUBT, "band": BAND.start, "scale": PIXEL_SCALE,
+            "states": states.tolist(), "noisy": noisy.tolist(), "sizes": [(name, len(part)) for name, part in flat.items()],
+            "weights": base64.b64encode(np.concatenate(list(flat.values())).astype("<f2").tobytes()).decode()}  # fmt: skip
+    text = PAGE.replace("__COUNT__", f"{sum(map(len, flat.values())):,}").replace("__DATA__", json.dumps(data))
+    write_whole(file, text.encode())
+
+
+# %% tags=["run", "extra"]
+page_rows = calm_moments(world, settings.seed, 12)
+page_theta = Probe(codes.mu[0], memory.states)  # fitted on pictures as the game shows them: neither shifted nor mirrored
+write_page(OUT / "dream.html", page_numbers(world, verifier, ship, page_theta, world.states(page_rows)), world, memory.states[page_rows], noisy)
+print(f"dream.html: {(OUT / 'dream.html').stat().st_size / 1e6:.2f} MB")
+
+# %% tags=["run", "extra", "widget"]
+if not switch("WM_NO_WIDGETS"):  # a megabyte is too much for a saved notebook
+    framed = (OUT / "dream.html").read_text().replace("&", "&amp;").replace('"', "&quot;")
+    display(HTML(f'<iframe title="the dream to play with" srcdoc="{framed}" width="100%" height="820" style="border:0"></iframe>'))
+
 # %% tags=["run"]
 print(f"{(time.time() - began) / 60:.0f} minutes since the first cell")
 
 # %% [markdown]
-# ## 14 · What was shown, and where to go
+# ## 15 · What was shown, and where to go
 #
 # **Shown.** How the three parts work together, what V and M know about the true state (the probes), how fast a dream drifts from reality (open loop), and what the controller reaches in the real environment (part 8).
 #
