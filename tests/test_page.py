@@ -165,7 +165,10 @@ def test_its_reality_is_gymnasiums(tab):
     for seed in range(5):
         state, _ = env.reset(seed=seed)
         pushes = np.random.default_rng(seed).integers(2, size=60).tolist()
-        there = tab.evaluate("([s, pushes]) => pushes.map(push => { s = physics(s, push); return [...s, fell(s)]; })", [env.state.tolist() if hasattr(env.state, "tolist") else list(env.state), pushes])
+        there = tab.evaluate(
+            "([s, pushes]) => pushes.map(push => { s = physics(s, push); return [...s, fell(s)]; })",
+            [env.state.tolist() if hasattr(env.state, "tolist") else list(env.state), pushes],
+        )
         for push, line in zip(pushes, there):
             _, _, ended, _, _ = env.step(push)
             assert np.allclose(line[:4], env.state, atol=1e-9) and bool(line[4]) == ended

@@ -161,7 +161,10 @@ def test_both_halves_of_an_episode_teach_m_or_neither(nb):
     """`train_m` learns its doubt on each tenth episode: a macro M's must not meet those in its other half."""
     for count in (20, 30, 8):
         lengths = [5 + number % 3 for number in range(count)]
-        episodes = [nb.Episode(0, np.zeros((n + 1, 64, 64), np.uint8), np.zeros((n + 1, 4), np.float32), np.zeros(n, np.int64), np.ones(n, np.float32), True, False) for n in lengths]
+        episodes = [
+            nb.Episode(0, np.zeros((n + 1, 64, 64), np.uint8), np.zeros((n + 1, 4), np.float32), np.zeros(n, np.int64), np.ones(n, np.float32), True, False)
+            for n in lengths
+        ]
         halves = nb.every_second_row(nb.Memory(episodes, 0, nb.DEVICE))
         assert sorted(number for number, _ in halves) == sorted([*range(count)] * 2)
         kept = [number for place, (number, _) in enumerate(halves) if place % 10 == 9]
