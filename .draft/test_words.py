@@ -18,11 +18,11 @@ def answers(nb, *calls):
     [
         ([["pay", 5], ["pay", 1], ["earn", 2], ["pay", 3]], [{"balance": 0}, {"error": "overdraft"}, {"balance": 2}, {"error": "overdraft"}]),
         ([["earn", 9], ["pay", 9], ["earn", 4]], [{"balance": 9}, {"balance": 0}, {"balance": 4}]),
-        ([["book", 2], ["book", 2], ["book", 6], ["cancel", 2], ["cancel", 2]], [{"booked": 1}, {"error": "taken"}, {"booked": 2}, {"booked": 1}, {"error": "free"}]),
-        ([["get", "red"], ["put", "red", 3], ["put", "red", 4], ["get", "red"]], [{"error": "missing"}, {"stored": 1}, {"stored": 1}, {"value": 4}]),
-        ([["put", "blue", 7], ["delete", "blue"], ["delete", "blue"]], [{"stored": 1}, {"deleted": 7}, {"error": "missing"}]),
-        ([["add", "milk"], ["add", "milk"], ["strike", "salt"], ["strike", "milk"]], [{"open": 1}, {"open": 1}, {"error": "not open"}, {"open": 0}]),
-        ([["count", 9], ["count", 3]], [{"count": 9}, {"count": 2}]),
+        ([["book", 2], ["book", 2], ["book", 6], ["cancel", 2], ["cancel", 2]], [{"booked": 2}, {"error": "taken"}, {"booked": 6}, {"free": 2}, {"error": "free"}]),
+        ([["get", "red"], ["put", "red", 3], ["put", "red", 4], ["get", "red"]], [{"error": "missing"}, {"stored": "red"}, {"stored": "red"}, {"value": 4}]),
+        ([["put", "blue", 7], ["delete", "blue"], ["delete", "blue"]], [{"stored": "blue"}, {"deleted": "blue"}, {"error": "missing"}]),
+        ([["add", "milk"], ["add", "milk"], ["strike", "salt"], ["strike", "milk"]], [{"open": "milk"}, {"open": "milk"}, {"error": "not open"}, {"done": "milk"}]),
+        ([["count", 3]] * 4, [{"count": 3}, {"count": 6}, {"count": 9}, {"count": 2}]),
         ([["convert", 3, "km"], ["convert", 2, "hours"], ["convert", 9, "kg"]], [{"is": 3000}, {"is": 120}, {"is": 9000}]),
     ],
 )
@@ -38,7 +38,7 @@ def test_a_bad_argument_changes_nothing(nb, call):
 
 
 def test_an_unknown_tool_is_no_method(nb):
-    assert answers(nb, ["steal", 3], ["__init__"], ["earn2", 1]) == [{"error": "no such tool"}] * 3
+    assert answers(nb, ["steal", 3], ["__init__"], ["earn2", 1]) == [{"error": "no such call"}] * 3
 
 
 def test_tokens_round_trip_any_line(nb):
@@ -47,14 +47,14 @@ def test_tokens_round_trip_any_line(nb):
     lines += ["\n", "", '["pay",', '"unknown word"', "Grüße, 世界 🙂\n", '{"error":"pay","x":[1,2]}\n', '"open quote', "\x00\xff"]
     for line in lines:
         assert nb.to_line(nb.to_tokens(line)) == line
-    assert len(nb.to_tokens(nb.line_of(["pay", 3]))) == 3 and len(nb.to_tokens(nb.line_of({"balance": 3}))) == 3, "what comes often is short"
+    assert len(nb.to_tokens(nb.line_of(["pay", 3]))) == 2 and len(nb.to_tokens(nb.line_of({"balance": 3}))) == 3, "what comes often is short"
 
 
 def test_each_tool_fails_and_succeeds_in_random_traces(nb):
     luck = np.random.default_rng(1)
     seen = {(call[0], "error" in answer) for _ in range(100) for call, answer in nb.random_trace(luck, 16)}
-    assert {name for name, _ in seen} == set(nb.TOOLS)
-    assert {name for name, failed in seen if failed} == set(nb.TOOLS), "with bad arguments, each of them"
+    assert {name for name, _ in seen} == set(nb.ASKS)
+    assert {name for name, failed in seen if failed} == set(nb.ASKS), "with bad arguments, each of them"
 
 
 def test_only_answers_are_learned(nb):
@@ -181,9 +181,8 @@ def test_without_a_file_a_sentence_says_what_to_do(nb, tmp_path, capsys):
     assert "pip install" in capsys.readouterr().out
 
 
-def test_the_rules_in_words_name_each_tool(nb):
-    text = nb.office_in_words()
-    assert all(f'["{name}"' in text for name in nb.TOOLS) and "5 in the account" in text
+def test_the_rules_in_words_name_each_call_and_each_answer(nb):
+    assert all(f'["{name}"' in nb.RULES for name in nb.ASKS) and all(f'"{word}"' in nb.RULES for word in (*nb.ANSWERS, *nb.REASONS[:-1]))
 
 
 def test_the_curve_of_a_guard_that_knows_everything(nb):

@@ -10,7 +10,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import NOTEBOOK, ROOT
 from safetensors.torch import load_file
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -234,3 +234,31 @@ def test_anyone_can_use_it(tab):
         found = axe.Axe().run(tab).response["violations"]
         assert not found, [(one["id"], [node["html"] for node in one["nodes"]]) for one in found]
         assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory):
+    """The notebook as a page of HTML, as a lecturer would put it on the web."""
+    from nbconvert import HTMLExporter
+
+    file = tmp_path_factory.mktemp("rendered") / "notebook.html"
+    file.write_text(HTMLExporter(template_name="classic").from_filename(str(NOTEBOOK))[0])
+    return file
+
+
+def test_the_rendered_notebook_can_be_read_by_anyone(chrome, rendered):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe-core: pip install axe-playwright-python")
+    tab = chrome.new_page(viewport={"width": 1100, "height": 900})
+    tab.route(re.compile("^https?:"), lambda route: route.abort())  # formulas and the Colab badge come from the network
+    tab.goto(rendered.as_uri(), wait_until="domcontentloaded")
+    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), "it scrolls sideways"
+    pictures = tab.evaluate("[...document.images].filter(i => i.src.startsWith('data:')).map(i => [i.naturalWidth, i.alt])")
+    assert len(pictures) > 25 and all(width > 0 for width, _ in pictures), "a broken picture"
+    assert not [alt for _, alt in pictures if len(alt) < 20 or "No description" in alt], "a picture without a description"
+    heads = tab.evaluate("[...document.querySelectorAll('h1, h2, h3, h4')].map(h => [+h.tagName[1], h.textContent])")
+    assert heads[0][0] == 1 and not [two for one, two in zip(heads, heads[1:]) if two[0] > one[0] + 1], "a level is left out"
+    # What the template colours (code, prompts, empty corners of tables) is not ours.
+    rules = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa"]}}
+    found = axe.Axe().run(tab, context={"exclude": [[".highlight"], [".prompt"]]}, options=rules).response["violations"]
+    assert not found, [(one["id"], [node["html"][:200] for node in one["nodes"][:5]]) for one in found]
+    tab.close()

@@ -17,79 +17,47 @@ ASKS = {name: arguments for tool in TOOLS.values() for name, arguments in tool.i
 
 
 class Office:
-    """The tools and their state. Called with a call, it answers; {"error": why} where the call can't be done, and then nothing has changed."""
+    """The tools and their state. Called with a call, [what, argument, …], it answers; {"error": why} where that can't be done, and then nothing has changed."""
 
     def __init__(self) -> None:
         """5 in the account, all else is empty."""
         self.balance, self.booked, self.stored, self.todo, self.counter = 5, set(), {}, set(), 0
 
     def __call__(self, call: list) -> dict:
-        """The answer to one call, [what, argument, …]."""
+        """The answer to one call."""
         name, *given = call
         if name not in ASKS:
             return {"error": "no such call"}
         if len(given) != len(ASKS[name]) or not all(value in allowed for value, allowed in zip(given, ASKS[name])):
             return {"error": "bad argument"}
-        return getattr(self, name)(*given)
-
-    def pay(self, amount: int) -> dict:
-        """Take money out of the account."""
-        if amount > self.balance:
-            return {"error": "overdraft"}
-        return self.earn(-amount)
-
-    def earn(self, amount: int) -> dict:
-        """Put money in; the account holds 9 at most."""
-        self.balance = min(9, self.balance + amount)
-        return {"balance": self.balance}
-
-    def book(self, hour: int) -> dict:
-        """Take an hour of the calendar."""
-        if hour in self.booked:
-            return {"error": "taken"}
-        self.booked.add(hour)
-        return {"booked": hour}
-
-    def cancel(self, hour: int) -> dict:
-        """Give an hour back."""
-        if hour not in self.booked:
-            return {"error": "free"}
-        self.booked.remove(hour)
-        return {"free": hour}
-
-    def put(self, key: str, value: int) -> dict:
-        """Store a digit under a key."""
-        self.stored[key] = value
-        return {"stored": key}
-
-    def get(self, key: str) -> dict:
-        """What is stored there."""
-        return {"value": self.stored[key]} if key in self.stored else {"error": "missing"}
-
-    def delete(self, key: str) -> dict:
-        """Remove it."""
-        return {"deleted": key} if self.stored.pop(key, 0) else {"error": "missing"}
-
-    def add(self, item: str) -> dict:
-        """Put something on the to-do list."""
-        self.todo.add(item)
-        return {"open": item}
-
-    def strike(self, item: str) -> dict:
-        """Strike it out."""
-        if item not in self.todo:
-            return {"error": "not open"}
-        self.todo.remove(item)
-        return {"done": item}
-
-    def count(self, step: int) -> dict:
-        """Move a counter from 0 to 9, which goes round."""
-        self.counter = (self.counter + step) % 10
-        return {"count": self.counter}
-
-    def convert(self, number: int, unit: str) -> dict:
-        """Kilometres to metres, hours to minutes, kilograms to grams."""
-        return {"is": number * UNITS[unit]}
+        first = given[0]
+        missing = {"book": first in self.booked and "taken", "cancel": first not in self.booked and "free", "strike": first not in self.todo and "not open",
+                   "pay": first in DIGITS and first > self.balance and "overdraft"} | dict.fromkeys(("get", "delete"), first not in self.stored and "missing")  # fmt: skip
+        if missing.get(name):
+            return {"error": missing[name]}
+        match name:
+            case "pay" | "earn":  # the account holds 9 at most
+                self.balance = min(9, self.balance + (first if name == "earn" else -first))
+                return {"balance": self.balance}
+            case "count":  # from 0 to 9, and round again
+                self.counter = (self.counter + first) % 10
+                return {"count": self.counter}
+            case "book" | "cancel":
+                self.booked ^= {first}
+                return {"booked" if name == "book" else "free": first}
+            case "add" | "strike":
+                self.todo = self.todo | {first} if name == "add" else self.todo - {first}
+                return {"open" if name == "add" else "done": first}
+            case "put":
+                self.stored[first] = given[1]
+                return {"stored": first}
+            case "get":
+                return {"value": self.stored[first]}
+            case "delete":
+                del self.stored[first]
+                return {"deleted": first}
+            case "convert":
+                return {"is": first * UNITS[given[1]]}
 
 
 # %% tags=["define", "extra"]
@@ -111,14 +79,14 @@ def random_trace(luck: np.random.Generator, calls: int) -> Trace:
 # %% [markdown]
 # ### Tokens
 #
-# A network reads numbers, so lines become tokens. As in a language model, what comes often is one token: how the call of a tool begins, how an answer begins, a word in quotes, an end. Digits stand alone. What is not known is spelt byte by byte, so any line can be written and read back.
+# A network reads numbers, so lines become tokens. As in a language model, what comes often is one token: a call with its first argument, how an answer begins, a word in quotes, an end. Digits stand alone. What is not known is spelt byte by byte, so any line can be written and read back.
 
 # %% tags=["define", "extra"]
 import re
 
 REASONS = "overdraft", "taken", "free", "missing", "not open", "bad argument", "no such call"
 ANSWERS = "error", "balance", "booked", "free", "stored", "value", "deleted", "open", "done", "count", "is"
-PIECES = [*(f'["{name}",' for name in ASKS), *(f'{{"{name}":' for name in ANSWERS), *map(json.dumps, [*KEYS, *ITEMS, *UNITS, *REASONS]), "]\n", "}\n"]
+PIECES = [*(f'["{name}",{json.dumps(value)}' for name in ASKS for value in (0, *ASKS[name][0])), *(f'{{"{name}":' for name in ANSWERS), *map(json.dumps, [*KEYS, *ITEMS, *UNITS, *REASONS]), "]\n", "}\n"]
 TOKENS = [*(bytes([byte]) for byte in range(256)), *(piece.encode() for piece in PIECES)]
 NUMBER_OF = {token: number for number, token in enumerate(TOKENS)}
 END, ERROR = NUMBER_OF[b"}\n"], NUMBER_OF[b'{"error":']
@@ -132,7 +100,7 @@ def line_of(said: list | dict) -> str:
 @functools.cache
 def to_tokens(line: str) -> tuple[int, ...]:
     """A line as numbers: known pieces whole, all else byte by byte. (Kept: most lines come again and again.)"""
-    parts = (part.encode() for part in re.findall(r'\["[^"\\]*",|{"[^"\\]*":|"[^"\\]*"|[]}]\n|.', line, re.DOTALL))
+    parts = (part.encode() for part in re.findall(r'\["[^"\\]*",(?:\d|"[^"\\]*")|{"[^"\\]*":|"[^"\\]*"|[]}]\n|.', line, re.DOTALL))
     return tuple(token for part in parts for token in ([NUMBER_OF[part]] if part in NUMBER_OF else part))
 
 
@@ -162,6 +130,7 @@ class Speaker(nn.Module):
         with torch.no_grad():
             self.lstm.bias_hh_l0.zero_()
             self.lstm.bias_ih_l0[:hidden], self.lstm.bias_ih_l0[hidden : 2 * hidden] = 0.0, span
+            self.lstm.weight_ih_l0.normal_(0, 2.5 * 48**-0.5)  # gates that open and close from the start: PyTorch's own are six times as small
 
     def forward(self, tokens: Tensor, memory: Any = None) -> tuple[Tensor, Any]:
         """h (B, L, H) after each of some tokens (B, L), and the memory for what comes after them. `self.next(h)` are the logits of what follows."""
@@ -302,10 +271,13 @@ if len(words_table):
 
 # %% cellView="form" tags=["define", "extra"]
 # @title A world model in GGUF: download, load, ask
-def office_in_words() -> str:
-    """The rules of the office for somebody who reads: the tools' own docstrings."""
-    lines = [f'["{name}", {", ".join("argument" for _ in allowed)}]: {inspect.getdoc(getattr(Office, name))}' for name, allowed in ASKS.items()]
-    return "You are an office with tools. Its state: " + inspect.getdoc(Office.__init__) + "\n" + "\n".join(lines) + "\nAnswer each call with one JSON object and nothing else."
+RULES = """You are an office with six tools. Answer each call, a JSON list, with one JSON object and nothing else. At first the account holds 5, all else is empty.
+["pay", n]: take n out, {"balance": what is left}, or {"error": "overdraft"}. ["earn", n]: put n in, {"balance": what is there}; the account holds 9 at most.
+["book", hour]: {"booked": hour}, or {"error": "taken"}. ["cancel", hour]: {"free": hour}, or {"error": "free"} if it was not booked.
+["put", key, value]: {"stored": key}. ["get", key]: {"value": value}. ["delete", key]: {"deleted": key}. The last two: {"error": "missing"} if nothing is stored there.
+["add", item]: put it on the list, {"open": item}. ["strike", item]: {"done": item}, or {"error": "not open"}.
+["count", n]: a counter from 0 goes up by n and after 9 begins again at 0, {"count": where it stands}. ["convert", n, unit]: km to metres, hours to minutes, kg to grams, {"is": number}.
+An argument outside of 1 to 9 (hours: 1 to 6, steps of the counter: 1 to 3) or unknown: {"error": "bad argument"}."""
 
 
 def open_gguf(file: str) -> Any:
@@ -331,7 +303,7 @@ def hub_file(file: str) -> str:
 
 def ask_gguf(server: Any, trace: Trace, call: list) -> tuple[str, float, float]:
     """The answer of a large model to a call, given a trace: its line, the probability of that line, and seconds."""
-    talk = [{"role": "system", "content": office_in_words()}]
+    talk = [{"role": "system", "content": RULES}]
     talk += [{"role": role, "content": line_of(said).strip()} for pair in trace for role, said in zip(("user", "assistant"), pair)]
     begin = time.perf_counter()
     said = server.handle_chat_completions({"messages": [*talk, {"role": "user", "content": line_of(call).strip()}], "max_tokens": 24, "temperature": 0, "logprobs": True})

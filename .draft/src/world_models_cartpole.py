@@ -45,7 +45,7 @@
 #
 # You need Python, some PyTorch, and what a normal distribution is. Guess before you run, wherever it says **Predict**. The numbers in the text are those of the outputs you see. Yours will differ a little: compare what the plots say, not the digits.
 
-# %% cellView="form" tags=["run"]
+# %% cellView="form" alt="A film in three rows: the camera's cart and pole, V's redrawing of them, M's dream of them. All three move alike." tags=["run"]
 # @title The film: what the camera sees, what V redraws, what M dreams
 from pathlib import Path
 
@@ -140,7 +140,7 @@ def pixel_cartpole(steps: int = 500) -> gym.Env:
     )
 
 
-# %% tags=["run"]
+# %% alt="The camera's colour picture of cart and pole beside the grey picture of 64 by 64 pixels that the agent sees." tags=["run"]
 pole = pixel_cartpole()
 pole.reset(seed=3)
 pole_frame = [pole.step(k % 2)[0]["frame"] for k in range(12)][-1]  # (64, 64) after twelve pushes, right and left in turn
@@ -328,7 +328,7 @@ def show_film(frames: np.ndarray, caption: str) -> None:
     print(caption)
 
 
-# %% tags=["run"]
+# %% alt="Eight frames of a random episode: the pole tips over from upright to the fall." tags=["run"]
 plt.rcParams.update(STYLE)
 coin_episode = play(RandomPolicy(123), seeds_for("random", 122, 1), 1)[0]
 coin_pick = np.linspace(0, len(coin_episode.frames) - 1, 8).astype(int)
@@ -959,7 +959,7 @@ print(f"{len(random_episodes):,} random episodes, {random_steps:,} real steps, m
 #
 # **Predict:** the picture is 4.8 m wide. How much of it does a coin visit?
 
-# %% tags=["run"]
+# %% alt="Dots of position against angle in random play: a narrow strip around position 0, with angles up to the fall." tags=["run"]
 random_states = np.concatenate([episode.states for episode in random_episodes])  # (N, 4)
 inside = np.quantile(np.abs(random_states[:, 0]), 0.99)
 plt.figure(figsize=(7, 3.4))
@@ -1030,7 +1030,7 @@ class Memory:
         return wide.gather(3, columns[:, None, None].expand(-1, STACK, wide.shape[2], -1)).float() / 255  # (B, 4, 64, 64)
 
 
-# %% tags=["run"]
+# %% alt="Two observations of four frames each, one from the start of an episode, one from its end." tags=["run"]
 memory = Memory(random_episodes, settings.v.max_shift, DEVICE)
 two_steps = {f"step {row}": memory.stack(torch.tensor([row], device=DEVICE))[0] for row in (0, int(memory.last[0]))}  # (4, 64, 64) each
 show_pictures(two_steps, "Two observations", ["t − 3", "t − 2", "t − 1", "t"])
@@ -1339,7 +1339,7 @@ def encode_rows(v: V, memory: Memory, rows: Tensor, shift: Tensor | None = None,
 v_stage = keep(train_v, memory, after=(collect,), name="v", v=settings.v, seed=settings.seed)
 v = frozen(V(settings.v), v_stage.result)
 
-# %% tags=["run"]
+# %% alt="V's training: the drawing error falls; the KL climbs at first and then comes down." tags=["run"]
 v_log = v_stage.result["log"]
 drawing = {"lines": {"_": (v_log["step"], v_log["error"])}, "yscale": "log", "ylabel": "MSE (normalised pixels)", "title": "V draws better and better"}
 saying = {"lines": {"_": (v_log["step"], v_log["kl"], "--")}, "ylim": (0, None), "ylabel": "KL (nats)", "title": "… and with fewer words"}
@@ -1350,7 +1350,7 @@ print(f"last batch: MSE {v_log['error'][-1]:.4f} of normalised pixels, that is {
 # %% [markdown]
 # Left, the drawing error falls steeply, and then slowly. Right, the KL shoots up while its weight is small and words are free, and comes down as each nat has to be paid for. About 220 nats are left. Four numbers would need far fewer; V also says where exactly each grey pixel of an edge lies.
 
-# %% tags=["run"]
+# %% alt="Left: what each latent dimension says, in nats. Right: eight real frames above V's drawings of them." tags=["run"]
 sampled_rows = torch.randint(len(memory), (4096,), generator=torch.Generator().manual_seed(settings.seed)).to(DEVICE)
 sampled_mu, sampled_log_var = encode_rows(v, memory, sampled_rows)  # (4096, Z) each
 spread, nats_of = sampled_mu.var(0), kl_to_normal(sampled_mu, sampled_log_var).mean(0)  # (Z,) each
@@ -1369,7 +1369,7 @@ print(f"{int((spread > 0.01).sum())} of {len(spread)} dimensions are active; KL 
 #
 # A **traversal** turns one knob at a time: take the mean code, move one dimension of $z$, draw the newest of the four frames. These are the four dimensions with the most nats.
 
-# %% tags=["run"]
+# %% alt="Rows of pictures, each of one latent dimension turned from low to high: cart and pole move in some." tags=["run"]
 middle = sampled_mu.mean(0, keepdim=True)  # (1, Z)
 turns, busiest = torch.linspace(-2, 2, 9, device=DEVICE), nats_of.argsort(descending=True)[:4].tolist()
 one_knob = torch.diag(spread.sqrt())  # (Z, Z): one deviation of one dimension
@@ -1463,7 +1463,7 @@ print_scores({"share explained": (z_score, "r2"), "error": (z_score, "rms")})
 #
 # The most frequent mistake in VAE code is `mse_loss(..., reduction="mean") + kl`. The mean divides the drawing error by the number of pixels but leaves the KL as it is, so one nat suddenly costs as much as thousands of wrong pixels. **Predict** what such a VAE draws, after a hundred steps.
 
-# %% tags=["run"]
+# %% alt="Drawings of a V trained with means instead of sums: all of them show the same blurred average picture." tags=["run"]
 short_v = settings.v.but(steps=min(100, settings.v.steps), law=0.0)
 broken_stage = keep(train_v, memory, after=(collect,), name="v-mean-reduced", v=short_v, seed=settings.seed, mean_reduced=True)
 broken = frozen(V(settings.v), broken_stage.result)
@@ -1710,7 +1710,7 @@ def train_m(progress: Progress, memory: Memory, codes: Codes, begin: dict | None
     return fit(model, batch_loss, how, seed, progress, "M", MAX_GRADIENT)
 
 
-# %% tags=["run"]
+# %% alt="M's training: the error of the next z, the termination loss and the reward loss fall." tags=["run"]
 m_stage = keep(train_m, memory, codes, after=(code_stage,), name="m", m=settings.m, seed=settings.seed)
 m_forced = frozen(M(settings.v.latents, settings.m.hidden), m_stage.result)
 m_log = m_stage.result["log"]
@@ -1857,7 +1857,7 @@ def show_open_loop(table: dict[str, Tensor], title: str) -> None:
         print(f"{name:37s}", "   ".join(texts))
 
 
-# %% tags=["run"]
+# %% alt="Median error of angle and position over thirty steps without looking, before practice: M's errors grow, those of two idle baselines stay flat." tags=["run"]
 shifted_states = true_states(memory, memory.rows, codes.shift[-1][memory.episode], codes.mirror[-1][memory.episode])  # (N, 4)
 wide_probe = Probe(codes.mu[-1], shifted_states)
 torch.manual_seed(settings.seed)
@@ -1879,7 +1879,7 @@ show_open_loop(before_practice, "Dreaming with the eyes closed, on a good contro
 #
 # The cure is **practice**. In further training steps M reads only the first few codes of a window, between 8 and 16, and then lives on its own predictions, with the real actions. The loss is the same, and its gradient flows back through all the imagined steps. This also teaches M to *look* better: an angular velocity that is read a little wrong costs nothing after one step, and much after sixteen.
 
-# %% tags=["run"]
+# %% alt="The same errors with and without practice, on good play and while the pole sways: practice is lower." tags=["run"]
 practice_settings = {"m": settings.m, "practice": settings.practice, "seed": settings.seed}
 practice_stage = keep(train_m, memory, codes, m_stage.result["weights"], after=(m_stage,), name="practice", **practice_settings)
 world = forced_world._replace(m=frozen(M(settings.v.latents, settings.m.hidden), practice_stage.result))
@@ -1933,7 +1933,7 @@ print_scores({"z, random play": (z_score, "r2"), "(z, h), random play": (zh_scor
 #
 # Now M is left alone with pushes that it is given. First with those of a recorded episode, so that the dream can be set beside reality.
 
-# %% tags=["run"]
+# %% alt="A film with the real frames above and M's dream under the same pushes below." tags=["run"]
 film_long = memory.last - memory.first >= min(settings.m.context + 30, max(random_lengths))  # (N,)
 film_end = int(memory.last[film_long][0])  # of the first random episode that is long enough
 film_rows = torch.arange(max(int(memory.first[film_end]), film_end - 30), film_end + 1, device=DEVICE)  # (T + 1,)
@@ -1981,7 +1981,7 @@ def variance_mask(world: World, threshold: float, seed: int) -> tuple[Tensor, Te
     return (share > threshold).float(), share
 
 
-# %% tags=["run"]
+# %% alt="Bars of the share of variance that M can't predict, one for each latent dimension: two are above the threshold." tags=["run"]
 noisy, unsure_share = variance_mask(world, settings.c.mask_threshold, settings.seed)
 unsure = {"bars": unsure_share.sort(descending=True).values.cpu(), "levels": {"threshold": settings.c.mask_threshold}, "ylabel": "unpredicted share"}
 plot(unsure | {"xlabel": "latent dimension, sorted", "yscale": "log"}, title="Where M is unsure", size=(8, 2.6))
@@ -2035,7 +2035,7 @@ def cma_mean(optimizer: Any) -> np.ndarray:
     return optimizer.parametrization.spawn_child().set_standardized_data(optimizer.es.mean).value
 
 
-# %% tags=["run"]
+# %% alt="Four generations of CMA-ES on a narrow valley: the cloud of candidates stretches along it, walks down it and contracts at the bottom." tags=["run"]
 valley, drawn = make_cma(2, settings.c.but(population=20, generations=25), settings.seed), []
 for _ in range(25):
     candidates = [valley.ask() for _ in range(20)]
@@ -2308,7 +2308,7 @@ def learn(progress: Progress | None, world: World, pays: Callable = reward, read
 # %% [markdown]
 # **Predict:** dream and reality on one time axis. After how many updates does C reach the full length of a look? (The dream return can pass 30, because the last state has a worth of its own.)
 
-# %% tags=["run"]
+# %% alt="The return in dreams and in reality against imagined updates: both climb within the first few generations." tags=["run"]
 c_settings = {"c": settings.c, "seed": settings.seed, "workers": settings.collect.workers}
 c_stage = keep(learn, world, after=(practice_stage,), name="c", **c_settings)
 learned = c_stage.result
@@ -2390,7 +2390,7 @@ print(f"the cart stays within {farthest:.2f} m of the centre in the first {len(t
 if c_stage.key.startswith("pretrained"):
     print(f"V, M and C come from the checkpoint, trained with seed {c_stage.key.partition('-seed-')[2]}; they played here with seed {settings.seed}")
 
-# %% tags=["run"]
+# %% alt="Returns of all episodes in bins of 25 steps: the coin's at the left, those of C and of the hand-written rule all at 500." tags=["run"]
 plt.figure(figsize=(9, 3.4))
 plt.hist(list(who_plays.values()), np.arange(0, 526, 25), color=(GREY, ORANGE, BLUE), label=list(who_plays))
 plt.axvline(475, color=RED, ls="--", label="475: solved, says gymnasium")
@@ -2425,7 +2425,7 @@ def open_loop_kl(world: World, horizon: int) -> Tensor:
     return gaussian_kl(world.codes.mu[0, rows], world.codes.log_var[0, rows], world.m.says(state)).mean(0)
 
 
-# %% tags=["run"]
+# %% alt="Dream return against real return of ten controllers: they rise together." tags=["run"]
 pearson, spearman = correlations(learned["dream"], look_means)
 plt.figure(figsize=(6.5, 3.6))
 plt.scatter(learned["dream"], look_means, c=learned["updates"], cmap="viridis", norm="log", edgecolors="white")
@@ -2467,7 +2467,7 @@ def three_films(world: World, length: int, horizon: int = 30) -> np.ndarray:
     return torch.cat([film[:, BAND] for film in pictures], 1)[read:].cpu().numpy()  # (T, 96, 64)
 
 
-# %% tags=["run"]
+# %% alt="A film in three rows, of the first test episode: real, redrawn, dreamed." tags=["run"]
 wake_film = three_films(test_world, 100)
 if len(wake_film):
     show_film(wake_film, "from above: real, redrawn by V, dreamed by M (which looks once every 30 steps)")
@@ -2564,7 +2564,7 @@ def live_on(world: World, weights: Tensor, starts: State, steps: int) -> tuple[T
     return path.state.z, torch.sigmoid(-world.m.says(path.state).done).cumprod(1)
 
 
-# %% tags=["run", "extra"]
+# %% alt="The angle of a pole in reality and in a dream that lies, and pictures of both: the real one falls, the dreamed one stands." tags=["run", "extra"]
 # Random play is always about to fall. For this question we take moments from which a good controller can survive.
 read_pool = zh_probe(features(pool))  # (S, 4)
 calm = pool.pick((read_pool[:, 2].abs() < math.radians(4)) & (read_pool[:, 3].abs() < 0.5)).pick(slice(512))  # angle in rad, angular velocity in rad/s
@@ -2622,7 +2622,7 @@ def drift(world: World, probe: Probe, rows: Tensor) -> dict[str, Tensor]:
     return {"theta": torch.rad2deg(error[:, 2]), "x": 1000 * error[:, 0], "kl": gaussian_kl(truth, log_var, says).mean(0), **inside}
 
 
-# %% tags=["run", "extra"]
+# %% alt="Drift over a hundred steps: the errors of angle and position grow, and the share of true latents inside M's intervals falls." tags=["run", "extra"]
 fresh_settings = {"episodes": settings.evaluate.fresh_episodes, "seed": settings.seed + 1, "workers": settings.collect.workers}
 fresh_stage, fresh_episodes = recorded(RandomPolicy(settings.seed + 1), purpose="fresh", **fresh_settings)
 fresh_world = world.looking_at(fresh_episodes)
@@ -2646,7 +2646,7 @@ print("\n".join(
 #
 # A longer question to the same dream: C itself, in dreams of 150 steps, five times as long as those it was trained in. They begin in moments of its own test episodes, so we know what reality did: it stood. **Predict** how many of the dreams are still alive at the end.
 
-# %% tags=["run", "extra"]
+# %% alt="How many dreamed poles are alive, and how far they lean, over 500 steps, beside reality." tags=["run", "extra"]
 test_age = test_world.memory.rows - test_world.memory.first
 from_life = test_world.memory.rows[
     (test_age >= settings.m.context) & ((test_age - settings.m.context) % 20 == 0) & (test_age < 300) & (test_world.memory.rows < test_world.memory.last)
@@ -2763,7 +2763,7 @@ def reliability(trust: Tensor, truth: Tensor, bins: int = 10) -> tuple[list[floa
     return said, true, sum(float(part.float().mean()) * abs(a - b) for part, a, b in zip(here, said, true))
 
 
-# %% tags=["run", "extra"]
+# %% alt="Left: the verifier's confidence against the share of real moments. Right: how its confidence falls along a dream." tags=["run", "extra"]
 judge_luck, others = torch.Generator().manual_seed(settings.seed + 2), range(round(0.8 * len(memory.episodes)), len(memory.episodes))
 judged_now, judged_a, judged = real_steps(world, 4_096, others, judge_luck)
 spread_z = codes.mu[0].std(0)  # (Z,)
@@ -2869,7 +2869,7 @@ for row, means in remedy_means.items():
     far = ", ".join(f"{float(line['farthest']):.2f}" for line in remedy_lines if line["row"] == row)
     print(f"{row:44s} real return, each search: {', '.join(f'{mean:.0f}' for mean in means):10s} the cart stays within {far} m")
 
-# %% tags=["run", "extra"]
+# %% alt="Bars of real return by remedy: most reach 500; hiding a fifth of z and short dreams do not." tags=["run", "extra"]
 plt.figure(figsize=(9, 3.4))
 for height, dots in enumerate(remedy_means.values()):
     plt.plot(dots, [height] * len(dots), "o", color=BLUE)
@@ -2887,7 +2887,7 @@ plt.show()
 #
 # The recipe lets the controller gather new real data from time to time, so that dream and reality do not part. One **round**: C plays some episodes, with a tenth of its pushes left to a coin; M practises on all data, with half of its windows from the new episodes (a weight in the memory); C is trained anew in the new dreams. This run does not need it, so here it is shown once, and what ships is the C from before. **Predict:** what can M learn from episodes in which nothing goes wrong?
 
-# %% tags=["run", "extra"]
+# %% alt="Open-loop errors of angle and position before and after a round of real data: lower after it." tags=["run", "extra"]
 round_stage, own_episodes = recorded(
     Agent(world, controller(ship), 0.1, settings.seed),
     after=(c_stage,),
@@ -3486,7 +3486,7 @@ guard_stage = keep(try_guard, steered, after=(c_stage, verifier_stage), name="gu
 guard_table = table_of("engineer_guard", guard_stage.result["lines"] if guard_stage else [])
 guard_table
 
-# %% tags=["run", "extra"]
+# %% alt="Steps survived with and without the guard, by the kind of disturbance." tags=["run", "extra"]
 if len(guard_table):
     plt.figure(figsize=(9, 3.2))
     for guard_shift, guard_how, guard_look in ((-0.2, "without guard", {"color": ORANGE, "hatch": "//"}), (0.2, "with guard", {"color": BLUE})):
@@ -3512,7 +3512,7 @@ if len(guard_table):
 load_table = table_of("engineer_load", [])
 load_table
 
-# %% tags=["run", "extra"]
+# %% alt="Latency and pushes a second of the service against the number of robots." tags=["run", "extra"]
 load_axes = {"xlabel": "clients", "xscale": "log", "yscale": "log", "xticks": [1, 8, 32, 128], "xticklabels": ["1", "8", "32", "128"]}
 load_panels = [load_axes | {"lines": {}, "ylabel": what} for what in ("p99 (ms)", "per second")]
 load_groups = load_table[load_table["killed"] == 0].groupby(["server", "replicas"]) if len(load_table) else []
@@ -3812,7 +3812,7 @@ student_curves = table_of("student_curves", [line for one in taught for line in 
 student_norms = table_of("student_gradients", [line for one in taught for line in one["norms"]])
 student_table
 
-# %% tags=["run", "extra"]
+# %% alt="The return in dreams and in reality of CMA-ES, PPO and the gradient against dreamed steps: the gradient needs the fewest." tags=["run", "extra"]
 if len(student_curves):
     student_figure, student_places = plt.subplots(1, 2, figsize=(10.4, 3.6))
     for student_look, student_name in zip(("o-", "s--", "^-.", "d:"), ("CMA-ES", "PPO", "gradient", "gradient, linear C")):
@@ -3826,7 +3826,7 @@ if len(student_curves):
     student_places[1].legend()
     plt.show()
 
-# %% tags=["run", "extra"]
+# %% alt="The size of the dream's gradient against the horizon, before and after training." tags=["run", "extra"]
 norm_axes = {"xlabel": "horizon (steps)", "ylabel": "length of the gradient", "yscale": "log", "xticks": REACH}
 norm_panels = {
     "gradient": norm_axes | {"title": "128 units", "lines": {}},
@@ -4034,7 +4034,7 @@ if "researcher" in live:
 contrast_drift = table_of("researcher_drift", contrast_lines)
 contrast_ranking = table_of("researcher_ranking", ranking_lines)
 
-# %% tags=["run", "extra"]
+# %% alt="Drift of three kinds of M, without a contrast and with two weights of it: angle, position, KL and the verifier's loss against frames alone." tags=["run", "extra"]
 for drift_play, drift_rows in contrast_drift.groupby("play") if len(contrast_drift) else ():
     show_bands(drift_rows, "arm", "frames", DRIFTS, f"Drift, {drift_play}: mean and range of the seeds", yscale="log", xlabel="frames alone")
     drift_last = drift_rows[drift_rows["frames"].isin((10, 30, 60, drift_rows["frames"].max()))]
@@ -4220,14 +4220,14 @@ if "frontier" in live:
 macro_drift = table_of("frontier_drift", macro_drift_lines)
 macro_table, life_table = table_of("frontier", macro_lines), table_of("frontier_life", life_lines)
 
-# %% tags=["run", "extra"]
+# %% alt="Drift of single-step and macro-step Ms: angle, position, KL and the verifier's loss against frames alone." tags=["run", "extra"]
 if len(macro_drift):
     show_bands(macro_drift, "steps", "frames", DRIFTS, "Drift on good play: mean and range of the seeds", yscale="log", xlabel="frames alone")
     far_rows = macro_drift[macro_drift["frames"].isin((2, 20, 40, 60, 100, 200))]
     print("means, and differences to single steps, seed by seed, with 95 % intervals")
     display(pandas.DataFrame({(what, k): paired(rows, "steps", what, "single steps") for what in [*DRIFTS, "90"] for k, rows in far_rows.groupby("frames")}).T)
 
-# %% tags=["run", "extra"]
+# %% alt="Real return against the horizon in frames, with and without the last state's worth, for single and macro steps." tags=["run", "extra"]
 if len(macro_table):
     macro_frames = macro_table["horizon"] * macro_table["steps"].map({"single steps": 1, "macro steps": 2})
     macro_wide = macro_table.assign(frames=macro_frames).pivot(index=["steps", "seed", "frames"], columns="worth", values="real").reset_index()
@@ -4307,7 +4307,7 @@ PAGE = r"""<!doctype html>
 <div class="row"><button id="again" type="button">again</button><button id="wake" type="button" aria-pressed="false">wake up: show reality</button><button id="pilot" type="button" aria-pressed="false">let C play</button></div>
 <p class="small">C, the trained controller, would push <b id="advice">–</b> now.</p>
 <h2>What to look for</h2>
-<p>A dream agrees with reality for a while, then each goes its own way. Wake up and watch: the count says for how many steps both angles were within 2°. Push to one side until the pole falls: the belief that you are alive drops before the picture shows why. Let C play: it was trained in nothing but such dreams, thirty steps long. And turn τ up: where does the picture stop looking like a cart?</p>
+<p>A dream agrees with reality for a while, then each goes its own way. Wake up and watch: the count says for how many steps both angles were within 2°. Push to one side until the pole falls, and watch M's belief that you are alive. Let C play: it was trained in nothing but such dreams, thirty steps long. And turn τ up: where does the picture stop looking like a cart?</p>
 <p class="small">Everything runs in this page: __COUNT__ numbers in half precision, no network. From the notebook <i>World models: CartPole from pixels, solved inside its own dream</i>.</p>
 </main>
 <script id="data" type="application/json">__DATA__</script>

@@ -20,7 +20,7 @@ for cell in notebook.cells:
         base = "text-" + (slug(re.sub(r"[#*$`]", "", cell.source.strip().splitlines()[0])) or "cell")
     seen[base] = seen.get(base, 0) + 1
     cell["id"] = base if seen[base] == 1 else f"{base}-{seen[base]}"
-    cell.metadata = {k: v for k, v in cell.metadata.items() if k in ("tags", "cellView")}
+    cell.metadata = {k: v for k, v in cell.metadata.items() if k in ("tags", "cellView", "alt")}
 notebook.metadata = {"accelerator": "GPU", "colab": {"provenance": [], "toc_visible": True}, "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
  "language_info": {"codemirror_mode": {"name": "ipython", "version": 3}, "file_extension": ".py", "mimetype": "text/x-python", "name": "python", "nbconvert_exporter": "python", "pygments_lexer": "ipython3", "version": "3.11.7"}}
 notebook.nbformat_minor = 5

@@ -12,7 +12,7 @@ text = f"""# World models: CartPole from pixels, solved inside its own dream
 
 [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/your-name/world-models-cartpole/blob/main/world_models_cartpole.ipynb)
 
-One annotated notebook. An agent sees CartPole-v1 only as 64 × 64 pixels, learns a private simulator of it (V, a variational autoencoder; M, an LSTM), trains its controller (C, CMA-ES) wholly inside 30-step dreams, and then walks into the real environment. Every number it talks about is measured in the notebook itself, the failures included.
+One annotated notebook: an agent sees CartPole-v1 only as 64 × 64 pixels, learns a private simulator of it (V, a variational autoencoder; M, an LSTM), trains its controller (C, CMA-ES) wholly inside 30-step dreams, and then walks into the real environment. Every number it talks about is measured in the notebook itself, the failures included.
 
 ![real, redrawn by V, dreamed by M](assets/quick_run/film.png)
 
@@ -20,7 +20,7 @@ One annotated notebook. An agent sees CartPole-v1 only as 64 × 64 pixels, learn
 
 ## Result
 
-**{mean} of 500** on average over 100 real test episodes, after {m['real_steps']['random play, trained on']:,} real steps of random play. Nothing else was trained on, and nothing real chose the controller: what ships is fixed by a rule (the mean of the search's means over its second half).
+**{mean} of 500** on average over 100 real test episodes, after {m['real_steps']['random play, trained on']:,} real steps of random play. Nothing else was trained on, and nothing real chose the controller: a rule does (the mean of the search's means over its second half).
 
 | what | measured |
 |---|---|
@@ -34,7 +34,13 @@ One annotated notebook. An agent sees CartPole-v1 only as 64 × 64 pixels, learn
 | coin, hand-written rule | {base['coin']:.1f}, {base['hand-written rule on the true state']:.1f} |
 | trained in an untrained M's dreams | {base['untrained M']:.1f} |
 
-All of it comes from one run of the `quick` profile with seed 123, from nothing, on {m['hardware']}. `assets/quick_run/` has its checkpoint, film, dreams and `manifest.json`. One seed is one seed: part 9 of the notebook says what other runs gave.
+All of it comes from one run of the `quick` profile with seed 123, from nothing, on {m['hardware']}. `assets/quick_run/` has its checkpoint, film, dreams and `manifest.json`. Part 9 of the notebook says what other runs gave.
+
+## Take the pole yourself
+
+![the dream, steered, beside the true physics](assets/dream.gif)
+
+[`assets/dream.html`](assets/dream.html) is one file without network access: open it in any browser, phones included, and steer the cart inside M's dream. Any static host serves it. The notebook's part on it writes your own.
 
 ## Two commands
 
@@ -44,7 +50,7 @@ On a fresh machine with Python 3.11 or newer. The first sets up and runs the mai
 python3 -m venv .venv && .venv/bin/pip install -q -r requirements.txt && .venv/bin/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.timeout=-1 world_models_cartpole.ipynb
 ```
 
-The second sets up and passes the tests. They run every cell of the notebook in its smallest profile, then each cell again, then with other knobs:
+The second sets up and passes the tests. They run every cell in its smallest profile, then each cell again, then with other knobs; with Chromium present, also the page and the rendered notebook in it:
 
 ```
 python3 -m venv .venv && .venv/bin/pip install -q -r requirements.txt && .venv/bin/python -m pytest -q
@@ -54,13 +60,13 @@ In Colab, upload the `.ipynb` alone and run all cells. It installs what is missi
 
 ## Change a knob
 
-All settings live in one tree, in part 2 of the notebook, each with its unit and its allowed range. From outside:
+All settings live in one tree, in part 2 of the notebook, with units and allowed ranges. From outside:
 
 ```
 WM_PROFILE=quick WM_OVERRIDES="m.hidden=128,c.horizon=15,seed=7" .venv/bin/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.timeout=-1 world_models_cartpole.ipynb
 ```
 
-A stage that the change touches is trained anew, and so is everything after it; what comes before is loaded. Each cell can be run again at any time.
+What the change touches is trained anew, and so is everything after it; what comes before is loaded.
 
 | profile | what it is |
 |---|---|
@@ -71,7 +77,7 @@ A stage that the change touches is trained anew, and so is everything after it; 
 
 ## Time
 
-`quick` took {wall} minutes from nothing, every cell and figure included, on two cores that others share. `python tests/benchmark.py` prints what a busy neighbour costs on your machine. On one GPU, an H100, `smoke` ran to the end, and a `full` with fewer steps as far as the remedies of part 9; all of `full` would take about 25 minutes there. A T4 was not tried. Seconds per stage of the run that ships:
+`quick` took {wall} minutes from nothing, every cell and figure included, on two cores that others share. `tests/benchmark.py` measures a busy neighbour. On an H100, `smoke` ran to the end, and a `full` with fewer steps as far as the remedies of part 9; all of `full` would take about 25 minutes there. A T4 was not tried. Seconds per stage of the run that ships:
 
 | stage | seconds |
 |---|---|
@@ -83,7 +89,7 @@ Part 10 serves V, M and C over HTTP, in INT8, guarded; 11 trains other pupils in
 
 ## Many runs
 
-`tests/experiments.py` executes the notebook with other seeds and settings and gathers every run, failed ones included, in `assets/experiments/`. Part 9 draws its tables from there.
+`tests/experiments.py` executes the notebook with other seeds and settings and gathers every run, failed ones included, in `assets/experiments/`.
 
 ```
 .venv/bin/python tests/experiments.py main_line_quick --jobs 2
@@ -91,7 +97,7 @@ Part 10 serves V, M and C over HTTP, in INT8, guarded; 11 trains other pupils in
 
 ## Where things are saved
 
-In `runs/<profile>/<stage>-<key>/` (or under `WM_RUN_FOLDER`, or on Google Drive). The key is a fingerprint of the stage's settings, of the code it depends on, and of the stages before it. Long stages save as they go: after a kill or a disconnect, run all cells again. The notebook's last part has a table of troubles and remedies, things to try, and references.
+In `runs/<profile>/<stage>-<key>/` (or under `WM_RUN_FOLDER`, or on Google Drive). The key is a fingerprint of the stage's settings, of the code it depends on, and of the stages before it. After a kill or a disconnect, run all cells again: long stages save as they go.
 
 ## Licence and citation
 
