@@ -61,11 +61,12 @@ def page(nb, shipped, tmp_path_factory):
 def chrome():
     """A real browser without a window; skipped, with the reason, where there is none."""
     playwright = pytest.importorskip("playwright.sync_api", reason="no browser driver: pip install playwright")
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip(f"no browser here: none of {', '.join(BROWSERS)}")
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)  # else the driver's own, if it was installed
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        try:
+            browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        except playwright.Error as error:
+            pytest.skip(f"no browser here: none of {', '.join(BROWSERS)}, nor the driver's own ({str(error).splitlines()[0]})")
         yield browser
         browser.close()
 

@@ -1,5 +1,5 @@
 # %% [markdown]
-# ## 14 · A cousin that dreams in words
+# ## 15 · A cousin that dreams in words
 #
 # An agent that calls tools lives in a world, too: it sends a line and gets one back. Can it *foresee* the answer? Then it can look before it leaps: dream the call first, and hold it back if the dream ends badly. It is the same idea with other letters: predict what the world will say, say how sure, act only when sure.
 #
@@ -14,6 +14,7 @@ TOOLS = {"account": {"pay": (DIGITS,), "earn": (DIGITS,)}, "calendar": {"book": 
          "store": {"put": (KEYS, DIGITS), "get": (KEYS,), "delete": (KEYS,)}, "to-do list": {"add": (ITEMS,), "strike": (ITEMS,)},
          "converter": {"convert": (DIGITS, tuple(UNITS))}}  # tool -> what it can be asked, and what each argument may be  # fmt: skip
 ASKS = {name: arguments for tool in TOOLS.values() for name, arguments in tool.items()}
+TOOL_OF = {name: tool for tool, asks in TOOLS.items() for name in asks}
 
 
 class Office:
@@ -54,7 +55,7 @@ class Office:
             case "get":
                 return {"value": self.stored[first]}
             case "delete":
-                del self.stored[first]
+                self.stored.pop(first)
                 return {"deleted": first}
             case "convert":
                 return {"is": first * UNITS[given[1]]}
@@ -122,7 +123,7 @@ REACHES = 100.0  # tokens: the longest memory that the LSTM begins with
 class Speaker(nn.Module):
     """An LSTM that reads tokens and says what follows."""
 
-    def __init__(self, hidden: int = 192) -> None:
+    def __init__(self, hidden: int = 128) -> None:
         """`hidden`: the size of h."""
         super().__init__()
         self.letters, self.lstm, self.next = nn.Embedding(len(TOKENS), 48), nn.LSTM(48, hidden, batch_first=True), nn.Linear(hidden, len(TOKENS))
@@ -201,11 +202,11 @@ def foresee(speaker: Speaker, call: list, memory: Any = None) -> Foreseen:
 # **Predict:** which tool is the hardest?
 
 # %% tags=["define", "extra"]
-DANGEROUS = {"pay": "overdraft", "book": "taken", "delete": "missing"}  # tools that are guarded, and how they fail
+DANGEROUS = "pay", "book", "delete"  # what is guarded
 
 
 def held_back(call: list, seen: Foreseen, limit: float) -> bool:
-    """The guard: a call of a dangerous tool is not sent if its dream fails with more than the probability `limit`."""
+    """The guard: a dangerous call is not sent if its dream fails with more than the probability `limit`."""
     return call[0] in DANGEROUS and seen.failure > limit
 
 
@@ -214,9 +215,8 @@ def retold(speaker: Speaker, trace: Trace, alone_from: int = 10**9) -> list[dict
     memory, lines = None, []
     for number, (call, answer) in enumerate(trace):
         seen, truth = foresee(speaker, call, memory), line_of(answer)
-        fails = "error" in answer and DANGEROUS.get(call[0]) == answer["error"]
-        lines.append({"call": number + 1, "tool": call[0], "right": int(seen.line == truth), "confidence": round(seen.confidence, 4),
-                      "failure": round(seen.failure, 4), "fails": int(fails)})  # fmt: skip
+        lines.append({"call": number + 1, "tool": TOOL_OF[call[0]], "asked": call[0], "right": int(seen.line == truth), "confidence": round(seen.confidence, 4),
+                      "failure": round(seen.failure, 4), "fails": int("error" in answer)})  # fmt: skip
         _, memory = heard(speaker, to_tokens(seen.line if number >= alone_from else truth), seen.memory)
     return lines
 
@@ -231,7 +231,7 @@ def try_words(progress: Progress, speaker: Speaker, *, seed: int, traces: int) -
 # %% tags=["run", "extra"]
 words_lines = []
 if "words" in live:
-    words_how = TrainSettings(learning_rate=5e-3, batch=8 if tiny else 64, steps=20 if tiny else 3_000)
+    words_how = TrainSettings(learning_rate=0.015, batch=8 if tiny else 32, steps=20 if tiny else 4_000)
     words_stage = keep(train_speaker, name="words", how=words_how, seed=settings.seed)
     speaker = frozen(Speaker(), words_stage.result)
     words_lines = keep(try_words, speaker, after=(words_stage,), name="words-tried", seed=settings.seed, traces=8 if tiny else 200).result["lines"]
@@ -240,18 +240,19 @@ if len(words_table):
     words_fresh = words_table[words_table["traces"] == "as long"]
     words_said, words_true, words_gap = reliability(*(torch.tensor(words_fresh[name].to_numpy()) for name in ("confidence", "right")))
     print(f"whole answers right: {100 * words_fresh['right'].mean():.1f} % of {len(words_fresh):,}; calibration error {words_gap:.3f}")
-    display((100 * words_fresh.groupby("tool")["right"].mean()).round(1).to_frame("right (%)").T)
+    words_right = 100 * words_table.pivot_table(index="traces", columns="tool", values="right", sort=False)
+    display(words_right.assign(all=100 * words_table.groupby("traces")["right"].mean()).round(1))
 
-# %% tags=["run", "extra"]
+# %% alt="Left: confidence against the share of right answers. Middle: right answers along long traces and along a dream. Right: dangerous against harmless calls held back." tags=["run", "extra"]
 if len(words_table):
-    words_asked = words_fresh[words_fresh["tool"].isin(list(DANGEROUS))]
+    words_asked = words_fresh[words_fresh["asked"].isin(DANGEROUS)]
     words_bad, words_good = (words_asked["failure"][words_asked["fails"] == kind].to_numpy() for kind in (1, 0))
     words_limits = np.unique(np.concatenate([[0.0], words_asked["failure"], [1.0]]))[::-1]
     words_curve = [[100 * np.mean(part > limit) if len(part) else math.nan for limit in words_limits] for part in (words_good, words_bad)]
     words_drift = {}
     for words_kind, words_style in (("four times as long", "-"), ("last ten alone", "--")):
-        words_right = 100 * words_table[words_table["traces"] == words_kind].groupby("call")["right"].mean()
-        words_drift[words_kind] = (words_right.index, words_right.rolling(4, min_periods=1).mean(), words_style)
+        words_by_call = 100 * words_table[words_table["traces"] == words_kind].groupby("call")["right"].mean()
+        words_drift[words_kind] = (words_by_call.index, words_by_call.rolling(4, min_periods=1).mean(), words_style)
     plot(
         {"lines": {"_honest": ([0, 1], [0, 1], "k:"), "_": (words_said, words_true, "o-")}, "xlabel": "confidence", "ylabel": "share of right answers", "title": "Calibration"},
         {"lines": words_drift, "levels": {}, "xlabel": "call", "ylabel": "whole answers right (%)", "ylim": (0, 102), "title": "Drift (mean of four calls)"},

@@ -1,7 +1,6 @@
 """The cousin that dreams in words: the office's rules, tokens, the guard, calibration, and the GGUF path on a tiny file."""
 
 import json
-import math
 
 import numpy as np
 import pytest
@@ -18,10 +17,16 @@ def answers(nb, *calls):
     [
         ([["pay", 5], ["pay", 1], ["earn", 2], ["pay", 3]], [{"balance": 0}, {"error": "overdraft"}, {"balance": 2}, {"error": "overdraft"}]),
         ([["earn", 9], ["pay", 9], ["earn", 4]], [{"balance": 9}, {"balance": 0}, {"balance": 4}]),
-        ([["book", 2], ["book", 2], ["book", 6], ["cancel", 2], ["cancel", 2]], [{"booked": 2}, {"error": "taken"}, {"booked": 6}, {"free": 2}, {"error": "free"}]),
+        (
+            [["book", 2], ["book", 2], ["book", 6], ["cancel", 2], ["cancel", 2]],
+            [{"booked": 2}, {"error": "taken"}, {"booked": 6}, {"free": 2}, {"error": "free"}],
+        ),
         ([["get", "red"], ["put", "red", 3], ["put", "red", 4], ["get", "red"]], [{"error": "missing"}, {"stored": "red"}, {"stored": "red"}, {"value": 4}]),
         ([["put", "blue", 7], ["delete", "blue"], ["delete", "blue"]], [{"stored": "blue"}, {"deleted": "blue"}, {"error": "missing"}]),
-        ([["add", "milk"], ["add", "milk"], ["strike", "salt"], ["strike", "milk"]], [{"open": "milk"}, {"open": "milk"}, {"error": "not open"}, {"done": "milk"}]),
+        (
+            [["add", "milk"], ["add", "milk"], ["strike", "salt"], ["strike", "milk"]],
+            [{"open": "milk"}, {"open": "milk"}, {"error": "not open"}, {"done": "milk"}],
+        ),
         ([["count", 3]] * 4, [{"count": 3}, {"count": 6}, {"count": 9}, {"count": 2}]),
         ([["convert", 3, "km"], ["convert", 2, "hours"], ["convert", 9, "kg"]], [{"is": 3000}, {"is": 120}, {"is": 9000}]),
     ],
@@ -30,7 +35,22 @@ def test_the_rules(nb, calls, expected):
     assert answers(nb, *calls) == expected
 
 
-@pytest.mark.parametrize("call", [["pay", 0], ["pay", 10], ["pay", -5], ["pay", "red"], ["pay"], ["pay", 1, 1], ["book", 7], ["put", "red"], ["put", 1, "red"], ["get", "pink"], ["convert", 3, "miles"]])
+@pytest.mark.parametrize(
+    "call",
+    [
+        ["pay", 0],
+        ["pay", 10],
+        ["pay", -5],
+        ["pay", "red"],
+        ["pay"],
+        ["pay", 1, 1],
+        ["book", 7],
+        ["put", "red"],
+        ["put", 1, "red"],
+        ["get", "pink"],
+        ["convert", 3, "miles"],
+    ],
+)
 def test_a_bad_argument_changes_nothing(nb, call):
     office = nb.Office()
     before = json.dumps(vars(office), default=sorted)
@@ -65,11 +85,9 @@ def test_only_answers_are_learned(nb):
         assert tokens[row][asked[row]].tolist() == expected
 
 
-
-
 def sure_of(nb, monkeypatch, line, chance):
     """A model that expects this line with this probability of each token."""
-    tokens, state = nb.to_tokens(line), {"at": 0}
+    tokens = nb.to_tokens(line)
 
     def heard(speaker, said, memory=None):
         chances = nb.torch.full((len(nb.TOKENS),), (1 - chance) / (len(nb.TOKENS) - 1))
@@ -124,9 +142,9 @@ def test_training_learns_and_resumes_with_the_same_numbers(nb, tmp_path, monkeyp
     assert not nb.torch.equal(whole["weights"]["next.bias"], other["weights"]["next.bias"])
     assert whole["log"]["loss"][-1] < whole["log"]["loss"][0]
     monkeypatch.setattr(nb, "SAVE_EVERY", 5)
-    place, real = nb.Progress(tmp_path / "cut"), nb.written
+    place, real, count = nb.Progress(tmp_path / "cut"), nb.written, iter(range(100))
 
-    def cut(traces, count=iter(range(100))):
+    def cut(traces):
         if next(count) == 7:
             raise KeyboardInterrupt
         return real(traces)
@@ -152,7 +170,13 @@ def tiny_gguf(path):
                         "token_scores": [0.0] * len(tokens), "token_types": kinds, "bos_token_id": 1, "eos_token_id": 2, "unk_token_id": 0}.items():  # fmt: skip
         getattr(writer, f"add_{name}")(value)
     writer.add_chat_template("{% for one in messages %}{{ one['role'] }}: {{ one['content'] }}\n{% endfor %}assistant: ")
-    shapes = {"token_embd": (len(tokens), wide), "output": (len(tokens), wide), "blk.0.ffn_gate": (inner, wide), "blk.0.ffn_up": (inner, wide), "blk.0.ffn_down": (wide, inner)}
+    shapes = {
+        "token_embd": (len(tokens), wide),
+        "output": (len(tokens), wide),
+        "blk.0.ffn_gate": (inner, wide),
+        "blk.0.ffn_up": (inner, wide),
+        "blk.0.ffn_down": (wide, inner),
+    }
     shapes |= {f"blk.0.attn_{name}": (wide, wide) for name in ("q", "k", "v", "output")}
     for name, shape in shapes.items():
         writer.add_tensor(f"{name}.weight", luck.normal(scale=0.3, size=shape).astype(np.float32))
@@ -185,5 +209,10 @@ def test_the_rules_in_words_name_each_call_and_each_answer(nb):
     assert all(f'["{name}"' in nb.RULES for name in nb.ASKS) and all(f'"{word}"' in nb.RULES for word in (*nb.ANSWERS, *nb.REASONS[:-1]))
 
 
-def test_the_curve_of_a_guard_that_knows_everything(nb):
-    assert math.isclose(nb.reliability(nb.torch.ones(5), nb.torch.ones(5))[2], 0.0)
+def test_the_tried_traces_are_new_and_of_the_lengths_that_their_names_say(nb, tmp_path, smoke):
+    nb.torch.manual_seed(0)
+    speaker = nb.frozen(nb.Speaker(16))
+    table = nb.pandas.DataFrame(nb.try_words(nb.Progress(tmp_path), speaker, seed=5, traces=4)["lines"])
+    assert table.groupby("traces")["call"].max().to_dict() == {"as long": 16, "four times as long": 64, "last ten alone": 16}
+    assert len(table) == 4 * 16 + 1 * 64 + 4 * 16 and set(table["tool"]) <= set(nb.TOOLS) and set(table["asked"]) <= set(nb.ASKS)
+    assert table.loc[table["asked"] == "put", "fails"].mean() < 0.3 < table.loc[table["asked"] == "delete", "fails"].mean()
