@@ -229,14 +229,16 @@ def try_words(progress: Progress, speaker: Speaker, *, seed: int, traces: int) -
 
 
 # %% tags=["run", "extra"]
-words_lines = []
+words_lines, words_log = [], []
 if "words" in live:
     words_how = TrainSettings(learning_rate=0.015, batch=8 if tiny else 32, steps=20 if tiny else 4_000)
     words_stage = keep(train_speaker, name="words", how=words_how, seed=settings.seed)
+    words_log = [{"step": step, "loss": round(loss, 4), "seconds": round(words_stage.seconds, 1)} for step, loss in zip(*(words_stage.result["log"][name] for name in ("step", "loss")))]
     speaker = frozen(Speaker(), words_stage.result)
     words_lines = keep(try_words, speaker, after=(words_stage,), name="words-tried", seed=settings.seed, traces=8 if tiny else 200).result["lines"]
-words_table = table_of("words", words_lines)
+words_table, words_training = table_of("words", words_lines), table_of("words_training", words_log)
 if len(words_table):
+    print(f"{words_training['seconds'].iloc[0]:.0f} s of training; loss {words_training['loss'].iloc[0]:.2f}, at the end {words_training['loss'].iloc[-5:].mean():.3f} nats a token")
     words_fresh = words_table[words_table["traces"] == "as long"]
     words_said, words_true, words_gap = reliability(*(torch.tensor(words_fresh[name].to_numpy()) for name in ("confidence", "right")))
     print(f"whole answers right: {100 * words_fresh['right'].mean():.1f} % of {len(words_fresh):,}; calibration error {words_gap:.3f}")

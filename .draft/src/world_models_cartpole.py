@@ -3906,7 +3906,7 @@ def strong_contrast(m: M, z: Tensor, a: Tensor, real: Tensor, read: int) -> Tens
 #
 # **How far does it drift?** As in part 9: degrees, millimetres, KL, and, new, the verifier's loss: −log of its confidence in what M dreams. (A verifier reads M's $h$, so each M has one of its own, trained as in part 9.)
 #
-# **Does it rank controllers?** Who chooses by dreams needs only the right order. Thirty controllers of different skill, taken from the path of C's search, two thirds of them with noise on top, play eight real episodes each, once. Then each M dreams their lives for 30, 60 and 100 steps, from the same 256 calm moments (the pole within 4° and slower than 0.5 rad/s), and we compare the order of the imagined returns with the real one: Spearman's correlation, with a bootstrap interval over the thirty. Last, each imagined reward is weighed by the verifier's confidence. So each M, with and without a contrast, is tried with and without these weights.
+# **Does it rank controllers?** Who chooses by dreams needs only the right order. Each M breeds thirty controllers of different skill, from the path of a search in its own dreams, two thirds of them with noise on top (a controller reads M's $h$, so another M's would not do). They play eight real episodes each. Then M dreams their lives for 30, 60 and 100 steps, from 256 calm moments (the pole within 4° and slower than 0.5 rad/s), and we compare the order of the imagined returns with the real one: Spearman's correlation, with a bootstrap interval over the thirty. Last, each imagined reward is weighed by the verifier's confidence. So each M, with and without a contrast, is tried with and without these weights.
 #
 # Three seeds each: M's teacher forcing, its practice and its verifier are trained anew; V and the data stay.
 
@@ -4060,7 +4060,7 @@ if len(contrast_ranking):
 #
 # With weight 1 nothing can be told apart from the baseline: of the 28 angles, positions, KLs and verifier's losses in the two tables one has p below 0.05, the angle after 100 frames (4.9° instead of 6.7°). Among 28, one or two do by luck alone. Half of the baseline's drift in degrees or millimetres is far out of reach. (The verifier's loss does halve with weight 10 after 100 frames. It judges looks only.)
 #
-# **The ranking** can be read for one M only. The baseline of the first seed orders the thirty controllers with a Spearman correlation of 0.97, nearly the same at 30 and at 100 steps: dreams that lose the pole within 1.2 seconds still know who is better. But these controllers read $(z, h)$ and were made for *this* M; the real returns are with its $h$. Each other M has an $h$ of its own, which the same weights read as something else. So the other rows mix the quality of a dream with a foreign memory: 0.84 and 0.70 for the two other baselines, 0.86 on average with weight 1, 0.24 and less with weight 10. They decide nothing about the contrast. The verifier's weights change the order of the baseline and of weight 1 by 0.02 on average (0.035 at most). With weight 10 they improve it for two seeds (at 30 steps from −0.25 to 0.82 and from 0.35 to 0.79) and harm it for the third (0.63 to 0.49).
+# **The ranking**, too, is no better. The baseline's dreams order their controllers nearly as life does: 0.94 at 30 steps, 0.97 at 60 and 100, on average over the seeds. So dreams that lose the pole within 1.2 seconds still know who is better. With weight 1 it is the same (0.95, 0.96, 0.97). With weight 10 there is hardly anybody to rank: the best of thirty lives 28, 83 and 457 real steps, by seed, where each of the other six Ms breeds one that reaches 500. And their order at 30 steps is right with one seed (0.93), poor with another (0.42) and turned round with the third (−0.58, among controllers that all fall at once). The verifier's weights help no good M: at 30 steps the baseline has 0.88 with them instead of 0.94 (p = 0.06), at 100 steps it makes no difference. They do turn the order of the two bad Ms right at 30 steps (0.63 and 0.73).
 #
 # Why does a strong contrast harm? Our guess, not measured: nobody ever saw what would have followed the other pushes. The loss only asks that those dreams lie *elsewhere*, and where that is nobody says.
 #
@@ -4140,7 +4140,7 @@ class MacroAgent(Agent):
 # %% [markdown]
 # ### Two tests of a long dream
 #
-# The controllers are the student's: 128 units, trained by the dream's own gradient, in dreams of 15, 30, 50 and 100 steps, single or macro. **Does the real return follow the horizon?** The recipe says that short dreams are enough. But our dreams end with a handmade judgement: 30 steps of worth for a last state that is familiar. It stands for what comes later, so it could hide what a horizon does. We train with it, and without it.
+# The controllers are the student's: 128 units, trained by the dream's own gradient, in dreams of 7, 15, 30, 50 and 100 steps, single or macro. **Does the real return follow the horizon?** The recipe says that short dreams are enough. But our dreams end with a handmade judgement: 30 steps of worth for a last state that is familiar. It stands for what comes later, so it could hide what a horizon does. We train with it, and without it.
 #
 # **Is a long dream still like life?** The trained controller plays 20 real episodes. From 500 moments in them M dreams on, with the same controller, for 200 frames, four seconds (the table in `assets/experiments/` has 100 as well). Then we compare: how many steps of these were lived, on average, in the dream and in reality; the spread of θ and x among the survivors; and the KL from the real to the dreamed distribution of (θ, x), each taken as a Gaussian with the mean and covariance of its survivors.
 
@@ -4247,11 +4247,11 @@ if len(macro_table):
     display(life_far.groupby(["steps", "horizon"]).mean().round(2))
 
 # %% [markdown]
-# **No: macro-actions, trained like this, do not hold the dream.** The first macro step is no worse than two single ones (0.31° against 0.33° after two frames). But then its error grows faster: after 20 frames it is 1.29° instead of 0.79°, after 40 frames 7.1° instead of 4.3° (p = 0.045 and 0.064). Why, we did not measure. The KL is higher there by 27 and 21 % (p = 0.014 and 0.019). (A part of that may be our mistake: the tenth of the episodes that is kept for M's doubt is not kept apart here, since each episode occurs twice; so the macro M may be too sure of itself.) From 60 frames on angle and position can't be told apart: both dreams have lost the pole. The verifier's loss halves at 100 frames, from 2.0 to 1.0 nats; but it judges looks only. In degrees and millimetres neither the contrast nor macro steps come near half of the baseline's drift. (The two kinds of steps are measured on random stretches of their own, 300 each.)
+# **No: macro-actions, trained like this, do not hold the dream.** Both kinds of M dream through the same 300 stretches of good play. The first macro step is as good as two single ones (0.30° against 0.33° after two frames). But then its error grows faster: after 20 frames it is 1.10° instead of 0.79°, after 40 frames 5.7° instead of 4.3° (p = 0.02 and 0.09). Why, we did not measure. The KL is 15 % higher after 20 frames (p = 0.01), and a macro M is surer of itself than it may be: after 40 frames 75 % of the true latents lie in its 90 % interval, 83 % in the other's (p = 0.04). After 60 frames both dreams have lost the pole. The verifier's loss seems to halve at 100 frames, from 2.0 to 0.8 nats, but the seeds scatter (p = 0.19), and it judges looks only. In degrees and millimetres neither the contrast nor macro steps come near half of the baseline's drift.
 #
-# **Do short horizons suffice? Yes, with two conditions.** The first is a minimal length. Single steps fail with dreams of 15 steps, 0.3 s (71 to 96 steps of life), and reach 500 with every seed from 30 steps on. Macro steps reach 500 with their shortest dreams, 15 steps or 0.6 s. That fits seconds better than steps; macro dreams of 7 steps would tell. The second condition: somebody judges the last state. Without its worth, up to 30 extra points for ending alive in a familiar state, no horizon is safe. The return rises from 218 to 451 between 15 and 50 single steps, but at 100 it falls to 273, and the seeds lie between 103 and 461; macro steps give 285, 208, 363 and 155. And too long can hurt even with the worth: macro dreams of 100 steps, four seconds, gave between 72 and 500, and 223 on average.
+# **Do short horizons suffice? Yes, with two conditions.** The first is a minimal length, and it counts in seconds, not in steps. Dreams of 0.3 s fail, be they of 15 single steps (82 steps of life on average) or of 7 macro ones (77). Dreams of 0.6 s reach 500 with every seed, be they of 30 single steps or of 15 macro ones. The second condition: somebody judges the last state. Without its worth, up to 30 extra points for ending alive in a familiar state, no horizon is safe. The return rises from 218 to 451 between 15 and 50 single steps, but at 100 it falls to 273, and the seeds lie between 103 and 461; macro steps give 184, 215, 369 and 139. And too long can hurt even with the worth: dreams of 2 s are fine with both kinds of steps, but macro dreams of 4 s gave between 102 and 117.
 #
-# **Are long dreams like life?** In broad strokes. Take the horizons at which all three seeds reach 500 with the worth, and look 200 frames ahead, on average over the seeds. (The real cart stands all that time: these are the episodes that reached 500.) In single-step dreams 175 or 176 of the 200 steps are lived, in macro dreams 98 of 100: M takes a little chance of death off at every step (0.13 % each time would give the 176, 0.03 % the 98). The spread of θ comes within 0.7° of the real one. That of x is 12 to 21 mm in reality and 12 to 53 mm in dreams, as the probe reads them. And a KL of 1 to 6 nats between two such narrow clouds says that they don't lie on top of each other. So use a long dream for who survives, not for where it stands.
+# **Are long dreams like life?** In broad strokes. Take the horizons at which all three seeds reach 500 with the worth, and look 200 frames ahead, on average over the seeds. (The real cart stands all that time: these are the episodes that reached 500.) In single-step dreams 175 or 176 of the 200 steps are lived, in macro dreams 98 of 100: M takes a little chance of death off at every step (0.13 % each time would give the 176, 0.04 % the 98). The spread of θ is 0.8 to 1.7° in reality, and 0.6 to 2.7° in dreams. That of x is 12 to 27 mm in reality and 12 to 120 mm in dreams, as the probe reads them. And a KL of 1 to 6 nats between two such narrow clouds says that they don't lie on top of each other. So use a long dream for who survives, not for where it stands.
 #
 # <details><summary><b>Exercise 12.</b> A pole multiplies an error by e in 12.5 frames. Suppose each step of M adds the same new error ε, be it of one frame or of two. By which factor is a macro dream better after a long time, and how many frames of dreaming does that buy? (Solution)</summary>
 #
@@ -4774,14 +4774,21 @@ def try_words(progress: Progress, speaker: Speaker, *, seed: int, traces: int) -
 
 
 # %% tags=["run", "extra"]
-words_lines = []
+words_lines, words_log = [], []
 if "words" in live:
     words_how = TrainSettings(learning_rate=0.015, batch=8 if tiny else 32, steps=20 if tiny else 4_000)
     words_stage = keep(train_speaker, name="words", how=words_how, seed=settings.seed)
+    words_log = [
+        {"step": step, "loss": round(loss, 4), "seconds": round(words_stage.seconds, 1)}
+        for step, loss in zip(*(words_stage.result["log"][name] for name in ("step", "loss")))
+    ]
     speaker = frozen(Speaker(), words_stage.result)
     words_lines = keep(try_words, speaker, after=(words_stage,), name="words-tried", seed=settings.seed, traces=8 if tiny else 200).result["lines"]
-words_table = table_of("words", words_lines)
+words_table, words_training = table_of("words", words_lines), table_of("words_training", words_log)
 if len(words_table):
+    print(
+        f"{words_training['seconds'].iloc[0]:.0f} s of training; loss {words_training['loss'].iloc[0]:.2f}, at the end {words_training['loss'].iloc[-5:].mean():.3f} nats a token"
+    )
     words_fresh = words_table[words_table["traces"] == "as long"]
     words_said, words_true, words_gap = reliability(*(torch.tensor(words_fresh[name].to_numpy()) for name in ("confidence", "right")))
     print(f"whole answers right: {100 * words_fresh['right'].mean():.1f} % of {len(words_fresh):,}; calibration error {words_gap:.3f}")

@@ -56,7 +56,7 @@ The second sets up and passes the tests. They run every cell in its smallest pro
 python3 -m venv .venv && .venv/bin/pip install -q -r requirements.txt && .venv/bin/python -m pytest -q
 ```
 
-In Colab, upload the `.ipynb` alone and run all cells. It installs what is missing there and never touches PyTorch or torchvision. With `USE_PRETRAINED` ticked it takes V, M and C from the shipped checkpoint instead of training them.
+In Colab, upload the `.ipynb` alone and run all cells. It installs what is missing, never PyTorch. With `USE_PRETRAINED` ticked it takes V, M and C from the shipped checkpoint instead of training them.
 
 ## Change a knob
 
@@ -85,7 +85,7 @@ What the change touches is trained anew, and so is everything after it; what com
 
 ## The roads on from it
 
-Part 10 serves V, M and C over HTTP, in INT8, guarded; 11 trains other pupils in the same dreams (PPO, the dream's gradient); 12 and 13 try a contrastive loss and macro-actions against drift. Their tables lie in `assets/experiments/`; `WM_ROADS=all` computes them anew. `python tests/load.py` measures the service under load.
+Part 10 serves V, M and C over HTTP, in INT8, guarded; 11 trains other pupils in the same dreams (PPO, the dream's gradient); 12 and 13 try a contrastive loss and macro-actions against drift; 15 dreams of what tools will answer. Their tables lie in `assets/experiments/`; `WM_ROADS=all` computes them anew. `python tests/load.py` measures the service under load.
 
 ## Many runs
 
