@@ -69,7 +69,9 @@ def test_a_reader_runs_all_turns_a_slider_and_plays(chrome, lab, tmp_path):  # n
     handle.focus()
     for _ in range(10):
         tab.keyboard.press("ArrowRight")
-    tab.wait_for_function("([picture, before]) => { const now = document.querySelector(picture); return now && now.src !== before; }", arg=[picture, before], timeout=30_000)
+    tab.wait_for_function(
+        "([picture, before]) => { const now = document.querySelector(picture); return now && now.src !== before; }", arg=[picture, before], timeout=30_000
+    )
 
     frame.scroll_into_view_if_needed()
     game = frame.element_handle().content_frame()
