@@ -1,5 +1,6 @@
 """The notebook in JupyterLab, in a real browser: run in the smallest profile, turn a slider, play the dream."""
 
+import importlib.metadata
 import os
 import shutil
 import socket
@@ -18,6 +19,8 @@ def lab(tmp_path_factory):
     """A JupyterLab with a copy of the notebook and its assets: its address."""
     if not shutil.which("jupyter-lab", path=f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"):
         pytest.skip("no JupyterLab here: pip install jupyterlab")
+    if int(importlib.metadata.version("ipywidgets").split(".")[0]) < 8:
+        pytest.skip("ipywidgets 7 has no sliders in JupyterLab 4; Colab, which ships it, has a front end of its own")
     folder = tmp_path_factory.mktemp("lab")
     shutil.copy(NOTEBOOK, folder)
     shutil.copytree(ROOT / "assets", folder / "assets")
@@ -60,6 +63,7 @@ def test_a_reader_runs_all_turns_a_slider_and_plays(chrome, lab, tmp_path):  # n
     tab.evaluate("void jupyterapp.commands.execute('notebook:run-all-cells')")
     frame = tab.locator("iframe[title='the dream to play with']")
     frame.wait_for(state="attached", timeout=480_000)
+    tab.locator(".jp-OutputArea-output", has_text="minutes since the first cell").wait_for(state="attached", timeout=480_000)
     assert tab.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0, "a cell failed"
 
     handle = tab.locator(".widget-slider [role=slider], .widget-slider .noUi-handle").first
@@ -76,9 +80,9 @@ def test_a_reader_runs_all_turns_a_slider_and_plays(chrome, lab, tmp_path):  # n
     frame.scroll_into_view_if_needed()
     game = frame.element_handle().content_frame()
     game.click("#right")
-    for k in range(10):
+    for k in range(10):  # an M of the smallest profile may see the end after one step; then the next push begins again
         tab.keyboard.press(("ArrowRight", "ArrowLeft")[k % 2])
-    game.wait_for_function("game.steps >= 10", timeout=30_000)
+        game.wait_for_function("game.begun && game.steps >= 1", timeout=30_000)
     assert "steps" in game.inner_text("#story")
     tab.screenshot(path=tmp_path / "lab.png")
     tab.close()
