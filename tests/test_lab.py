@@ -81,6 +81,7 @@ def test_a_reader_runs_all_turns_a_slider_and_plays(chrome, lab, tmp_path):  # n
     game = frame.element_handle().content_frame()
     game.click("#right")
     for k in range(10):  # an M of the smallest profile may see the end after one step; then the next push begins again
+        game.wait_for_function("!game.over || performance.now() - game.ended > 1000", timeout=30_000)
         tab.keyboard.press(("ArrowRight", "ArrowLeft")[k % 2])
         game.wait_for_function("game.begun && game.steps >= 1", timeout=30_000)
     assert "steps" in game.inner_text("#story")

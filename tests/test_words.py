@@ -115,7 +115,7 @@ def test_retold_hears_the_truth_until_it_is_alone(nb, smoke):
     nb.torch.manual_seed(0)
     speaker = nb.frozen(nb.Speaker(16))
     trace = nb.random_trace(np.random.default_rng(3), 6)
-    told = nb.retold(speaker, trace)
+    told = nb.retold(speaker, trace, 6)
     memory = None
     for line, (call, answer) in zip(told, trace):
         seen = nb.foresee(speaker, call, memory)
@@ -123,7 +123,7 @@ def test_retold_hears_the_truth_until_it_is_alone(nb, smoke):
         whole = [token for said in (call, answer) for token in nb.to_tokens(nb.line_of(said))]
         memory = nb.heard(speaker, whole, memory)[1]
     alone = nb.retold(speaker, trace, 2)
-    assert alone[:3] == told[:3] and alone[3:] != told[3:]
+    assert alone[:3] == told[:3] and alone[3:] != told[3:], "the third call is still foreseen from true answers alone"
 
 
 def test_calibration_of_a_witness_with_a_known_error(nb):

@@ -3935,7 +3935,7 @@ def rank_controllers(progress: Progress, world: World, verifier: Verifier, *, c:
 
 
 def calm_moments(world: World, seed: int, count: int) -> Tensor:
-    """Rows (at most `count`,) in which a good controller survives: the pole within 4° and slower than 0.5 rad/s."""
+    """Rows (at most `count`,) in which a good controller can survive: the pole within 4° and slower than 0.5 rad/s."""
     rows, _ = world.moments(START_POOL, torch.Generator().manual_seed(seed), copies=1)
     theta, speed = world.memory.states[rows][:, 2:].abs().unbind(1)
     return rows[(theta < math.radians(4)) & (speed < 0.5)][:count]
@@ -4056,11 +4056,11 @@ if len(contrast_ranking):
     display(pandas.DataFrame({steps: paired(rows, "arm", "Spearman", "baseline") for steps, rows in rank_table.groupby("steps")}))
 
 # %% [markdown]
-# **The hypothesis is not borne out.** With weight 10 the contrast harms. After ten frames of good play the angle is off by 0.85° instead of 0.49° and the position by 11.7 mm instead of 4.8; after 40 frames of random play it is 7.0° and 109 mm instead of 5.3° and 30 mm. After ten frames the KL is two to three times as large. One number looks like a success: after 60 frames of good play the angle is off by 2.7° only, where the baseline has lost the pole (10.7°). Don't believe it. On good play next to nothing happens, so whoever dreams of an upright pole, whatever is pushed, is right there by accident (the copied frame of part 5). The cart is four times as far off as the baseline's at that moment.
+# **The hypothesis is not borne out.** With weight 10 the contrast harms. After ten frames of good play the angle is off by 0.85° instead of 0.49° and the position by 11.7 mm instead of 4.8; after 40 frames of random play it is 7.0° and 109 mm instead of 5.3° and 30 mm. After ten frames the KL is two to three times as large. One number looks like a success: after 60 frames of good play the angle is off by 2.7° only, where the baseline has lost the pole (10.7°). Don't believe it. Our reading, not measured: on good play next to nothing happens, so whoever dreams of an upright pole, whatever is pushed, is right there by accident (the copied frame of part 5). The cart is four times as far off as the baseline's at that moment.
 #
-# With weight 1 nothing can be told apart from the baseline: of the 28 angles, positions, KLs and verifier's losses in the two tables one has p below 0.05, the angle after 100 frames (4.9° instead of 6.7°). Among 28, one or two do by luck alone. Half of the baseline's drift in degrees or millimetres is far out of reach. (The verifier's loss does halve with weight 10 after 100 frames. It judges looks only.)
+# With weight 1 nothing can be told apart from the baseline: of the 28 angles, positions, KLs and verifier's losses in the two tables one has p below 0.05, the angle after 100 frames (4.9° instead of 6.7°). Among 28, one or two do by luck alone. After a hundred frames, where the hypothesis speaks, weight 1 has 4.9° instead of 6.7° and 633 mm instead of 752, weight 10 has 6.7° and 805 mm: no half. (The verifier's loss falls with weight 10, from 2.0 to 0.8 nats after 100 frames, but p = 0.11, and before it is several times as large. It judges looks only.)
 #
-# **The ranking**, too, is no better. The baseline's dreams order their controllers nearly as life does: 0.94 at 30 steps, 0.97 at 60 and 100, on average over the seeds. So dreams that lose the pole within 1.2 seconds still know who is better. With weight 1 it is the same (0.95, 0.96, 0.97). With weight 10 there is hardly anybody to rank: the best of thirty lives 28, 83 and 457 real steps, by seed, where each of the other six Ms breeds one that reaches 500. And their order at 30 steps is right with one seed (0.93), poor with another (0.42) and turned round with the third (−0.58, among controllers that all fall at once). The verifier's weights help no good M: at 30 steps the baseline has 0.88 with them instead of 0.94 (p = 0.06), at 100 steps it makes no difference. They do turn the order of the two bad Ms right at 30 steps (0.63 and 0.73).
+# **The ranking**, too, is no better. The baseline's dreams order their controllers nearly as life does: 0.94 at 30 steps, 0.97 at 60 and 100, on average over the seeds. So dreams that lose the pole within 1.2 seconds still know who is better. With weight 1 it is the same (0.95, 0.96, 0.97). With weight 10 there is hardly anybody to rank: the best of thirty lives 28, 83 and 457 real steps, by seed, where each of the other six Ms breeds one that reaches 500. And their order at 30 steps is right with one seed (0.93), poor with another (0.42) and turned round with the third (−0.58, among controllers that all fall at once). The verifier's weights help no good M: at 30 steps the baseline has 0.88 with them instead of 0.94 (p = 0.06), at 100 steps it makes no difference. At 30 steps they do help the two bad Ms (−0.58 becomes 0.63, 0.42 becomes 0.73); at 100 the first is at −0.13 again.
 #
 # Why does a strong contrast harm? Our guess, not measured: nobody ever saw what would have followed the other pushes. The loss only asks that those dreams lie *elsewhere*, and where that is nobody says.
 #
@@ -4092,7 +4092,7 @@ def every_second_row(memory: Memory) -> list[tuple[int, np.ndarray]]:
 def every_second(world: World) -> World:
     """The same episodes seen every second frame, each twice: with its last frame, and once more with the frames between, without the end.
 
-    A row's action are the two pushes after it, (K, N, 2), and it pays the rewards of both."""
+    A row's action is the two pushes after it, (K, N, 2), and it pays the rewards of both."""
     memory, codes, halves = world.memory, world.codes, every_second_row(world.memory)
     episodes = []
     for number, rows in halves:
@@ -4247,11 +4247,11 @@ if len(macro_table):
     display(life_far.groupby(["steps", "horizon"]).mean().round(2))
 
 # %% [markdown]
-# **No: macro-actions, trained like this, do not hold the dream.** Both kinds of M dream through the same 300 stretches of good play. The first macro step is as good as two single ones (0.30° against 0.33° after two frames). But then its error grows faster: after 20 frames it is 1.10° instead of 0.79°, after 40 frames 5.7° instead of 4.3° (p = 0.02 and 0.09). Why, we did not measure. The KL is 15 % higher after 20 frames (p = 0.01), and a macro M is surer of itself than it may be: after 40 frames 75 % of the true latents lie in its 90 % interval, 83 % in the other's (p = 0.04). After 60 frames both dreams have lost the pole. The verifier's loss seems to halve at 100 frames, from 2.0 to 0.8 nats, but the seeds scatter (p = 0.19), and it judges looks only. In degrees and millimetres neither the contrast nor macro steps come near half of the baseline's drift.
+# **No: macro-actions, trained like this, do not hold the dream.** Both kinds of M dream through the same 300 stretches of good play. The first macro step is as good as two single ones (0.30° against 0.33° after two frames). But then its error grows faster: after 20 frames it is 1.10° instead of 0.79°, after 40 frames 5.7° instead of 4.3° (p = 0.02 and 0.09). Why, we did not measure. The KL is 15 % higher after 20 frames (p = 0.01), and both kinds are too sure of themselves, a macro M more so: after 40 frames 75 % of the true latents lie in its 90 % interval, 83 % in the other's (p = 0.04). After 60 frames both dreams have lost the pole. Each M's own verifier, which judges looks only, finds macro dreams worse up to 40 frames (p = 0.01), and after 100 the seeds scatter too much to say. After a hundred frames, in degrees and millimetres, neither the contrast nor macro steps come near half of the baseline's drift.
 #
 # **Do short horizons suffice? Yes, with two conditions.** The first is a minimal length, and it counts in seconds, not in steps. Dreams of 0.3 s fail, be they of 15 single steps (82 steps of life on average) or of 7 macro ones (77). Dreams of 0.6 s reach 500 with every seed, be they of 30 single steps or of 15 macro ones. The second condition: somebody judges the last state. Without its worth, up to 30 extra points for ending alive in a familiar state, no horizon is safe. The return rises from 218 to 451 between 15 and 50 single steps, but at 100 it falls to 273, and the seeds lie between 103 and 461; macro steps give 184, 215, 369 and 139. And too long can hurt even with the worth: dreams of 2 s are fine with both kinds of steps, but macro dreams of 4 s gave between 102 and 117.
 #
-# **Are long dreams like life?** In broad strokes. Take the horizons at which all three seeds reach 500 with the worth, and look 200 frames ahead, on average over the seeds. (The real cart stands all that time: these are the episodes that reached 500.) In single-step dreams 175 or 176 of the 200 steps are lived, in macro dreams 98 of 100: M takes a little chance of death off at every step (0.13 % each time would give the 176, 0.04 % the 98). The spread of θ is 0.8 to 1.7° in reality, and 0.6 to 2.7° in dreams. That of x is 12 to 27 mm in reality and 12 to 120 mm in dreams, as the probe reads them. And a KL of 1 to 6 nats between two such narrow clouds says that they don't lie on top of each other. So use a long dream for who survives, not for where it stands.
+# **Are long dreams like life?** In broad strokes. Take the horizons at which all three seeds reach 500 with the worth, and look 200 frames ahead, on average over the seeds. (The real cart stands all that time: these are the episodes that reached 500.) In single-step dreams 175 or 176 of the 200 steps are lived, in macro dreams 98 of 100: M takes a little chance of death off at every step (0.13 % each time would give the 176, 0.04 % the 98). The spread of θ is 0.7 to 1.7° in reality, and 0.6 to 2.7° in dreams. That of x is 12 to 27 mm in reality and 12 to 120 mm in dreams, as the probe reads them. And a KL of 1 to 6 nats between two such narrow clouds says that they don't lie on top of each other. For controllers that fall, a dream is too kind: it gives them two to three times the steps that they live (single steps, horizon 15: 94 against 35). So a long dream tells who survives from who does not; not for how long, nor where it stands.
 #
 # <details><summary><b>Exercise 12.</b> A pole multiplies an error by e in 12.5 frames. Suppose each step of M adds the same new error ε, be it of one frame or of two. By which factor is a macro dream better after a long time, and how many frames of dreaming does that buy? (Solution)</summary>
 #
@@ -4282,7 +4282,7 @@ PAGE = r"""<!doctype html>
   canvas { display: block; width: 100%; aspect-ratio: 96 / 38; border: 1px solid #767676; border-radius: 6px; }
   figcaption, .small { font-size: 0.88em; color: #444; }
   .pads { display: grid; grid-template-columns: 1fr 1fr; gap: 12px; margin: 12px 0; }
-  button { font: inherit; color: #1a1a1a; background: #eef2f7; border: 1px solid #5b6b7d; border-radius: 6px; padding: 8px 12px; cursor: pointer; touch-action: none; user-select: none; }
+  button { font: inherit; color: #1a1a1a; background: #eef2f7; border: 1px solid #5b6b7d; border-radius: 6px; padding: 8px 12px; cursor: pointer; touch-action: none; user-select: none; -webkit-user-select: none; -webkit-touch-callout: none; }
   .pads button { padding: 22px 0; font-size: 1.15em; } button[aria-pressed="true"] { background: #0b5394; color: #fff; }
   .row { display: flex; flex-wrap: wrap; gap: 10px; align-items: center; margin: 10px 0; }
   label { display: grid; grid-template-columns: 15em 1fr 4em; gap: 8px; align-items: center; margin: 6px 0; }
@@ -4299,7 +4299,7 @@ PAGE = r"""<!doctype html>
   <figure id="awake" hidden><canvas id="real" width="960" height="380" role="img" aria-label="The true cart and pole under the same pushes"></canvas><figcaption>reality: the true physics from the same state, under the same pushes</figcaption></figure>
 </div>
 <div class="pads"><button id="left" type="button">◀ push left</button><button id="right" type="button">push right ▶</button></div>
-<p class="small">Hold a button, or the arrow keys ← and →. In CartPole each step pushes: while you hold nothing, the cart is pushed left and right in turn.</p>
+<p class="small">Hold a button, or the arrow keys ← and → (click into the page first). In CartPole each step pushes: while you hold nothing, the cart is pushed left and right in turn.</p>
 <p id="story" role="status">Push to begin.</p>
 <label>M believes that you are alive <meter id="alive" min="0" max="1" low="0.5" value="1"></meter> <output id="alive-says">100 %</output></label>
 <label>the verifier believes the dream <meter id="trust" min="0" max="1" low="0.5" value="1"></meter> <output id="trust-says">–</output></label>
@@ -4308,7 +4308,8 @@ PAGE = r"""<!doctype html>
 <div class="row"><button id="again" type="button">again</button><button id="wake" type="button" aria-pressed="false">wake up: show reality</button><button id="pilot" type="button" aria-pressed="false">let C play</button></div>
 <p class="small">C, the trained controller, would push <b id="advice">–</b> now.</p>
 <h2>What to look for</h2>
-<p>A dream agrees with reality for a while, then each goes its own way. Wake up and watch: the count says for how many steps both angles were within 2°. Push to one side until the pole falls, and watch M's belief that you are alive. Let C play: it was trained in nothing but such dreams, thirty steps long. And turn τ up: where does the picture stop looking like a cart?</p>
+<p>A dream agrees with reality for a while, then each goes its own way. Wake up and watch: the count says for how many steps the two angles differed by less than 2° (the dream's is read from z by a linear probe, which is itself a little off). Push to one side until the pole falls, and watch M's belief that you are alive. It takes a little chance off at every step, so each dream ends some day, be the pole upright or not.</p>
+<p>Let C play: it was trained in nothing but such dreams, thirty steps long. It looks at the dream only; reality gets pushes that were chosen for the dream, so there the pole soon falls. Awake, where C looks at reality, it plays 500 steps. And turn τ up: where does the picture stop looking like a cart?</p>
 <p class="small">Everything runs in this page: __COUNT__ numbers in half precision, no network. From the notebook <i>World models: CartPole from pixels, solved inside its own dream</i>.</p>
 </main>
 <script id="data" type="application/json">__DATA__</script>
@@ -4410,8 +4411,8 @@ const held = { left: false, right: false };
 let game;
 function again() {
   const number = game ? (game.number + 1) % data.states.length : 0;
-  game = { number, dream: begin(number), real: data.states[number], alive: 1, steps: 0, agreed: 0, parted: false, realSteps: 0, realFell: false, begun: false, over: false };
-  say("Push to begin.");
+  game = { number, dream: begin(number), real: data.states[number], alive: 1, steps: 0, agreed: 0, parted: false, realSteps: 0, realFell: false, begun: pressed("pilot"), over: false, ended: 0 };
+  say(game.begun ? "" : "Push to begin.");
   draw();
 }
 function advance() {  // one step of the dream, and of reality
@@ -4425,12 +4426,16 @@ function advance() {  // one step of the dream, and of reality
   game.parted ||= game.realFell || Math.abs(reading(game.dream) - game.real[2] * 180 / Math.PI) > 2;
   if (!game.parted) game.agreed = game.steps;
   game.over = game.alive < 0.5;
-  const truth = game.realFell ? `In reality the pole fell after ${game.realSteps}.` : "In reality the pole still stands.";
+  if (game.over) game.ended = performance.now();
+  const truth = game.realFell ? `In reality it ended after ${game.realSteps}.` : "In reality it had not ended by then.";
   const both = `Dream and reality agreed for ${game.agreed}. ${truth}`;
-  say(game.over ? `M believes that you fell, after ${game.steps} steps. ${both}` : `${game.steps} steps. ${pressed("wake") ? both : ""}`);
+  say(game.over ? `After ${game.steps} steps M gives you less than an even chance to be alive. ${both}` : `${game.steps} steps. ${pressed("wake") ? both : ""}`);
 }
 const pressed = id => $(id).getAttribute("aria-pressed") === "true";
-function say(text) { if ($("story").textContent !== text) $("story").textContent = text; }
+function say(text) {  // a screen reader hears the beginning and the end, not each step
+  $("story").setAttribute("aria-live", game.begun && !game.over ? "off" : "polite");
+  if ($("story").textContent !== text) $("story").textContent = text;
+}
 const percent = p => `${Math.round(100 * p)} %`;
 function draw() {
   const picture = decode(game.dream.z), image = new ImageData(64, 38);
@@ -4460,22 +4465,28 @@ function tick(now) {  // called for each frame of the screen
   requestAnimationFrame(tick);
 }
 function hold(side, on) {
+  if (on && game.over && performance.now() - game.ended < 1000) return;  // time to read how it ended
   held[side] = on;
-  if (on) { if (game.over) again(); game.begun = true; press("pilot", false); }
+  if (on) { press("pilot", false); if (game.over) again(); game.begun = true; }
 }
 function press(id, on) { $(id).setAttribute("aria-pressed", on); }
 for (const side of ["left", "right"]) {
   $(side).addEventListener("pointerdown", event => { $(side).setPointerCapture(event.pointerId); hold(side, true); });
   for (const end of ["pointerup", "pointercancel"]) $(side).addEventListener(end, () => hold(side, false));
   for (const [kind, on] of [["keydown", true], ["keyup", false]]) addEventListener(kind, event => {
-    if (event.key.toLowerCase() === "arrow" + side && event.target.type !== "range") { event.preventDefault(); if (!event.repeat) hold(side, on); }
+    if (event.key.toLowerCase() !== "arrow" + side || (on && event.target.type === "range")) return;
+    event.preventDefault();
+    if (!event.repeat) hold(side, on);
   });
 }
 addEventListener("blur", () => { held.left = held.right = false; });
-for (const id of ["tau", "pace"]) $(id).addEventListener("input", () => { $(id + "-says").textContent = $(id).value; });
+for (const id of ["tau", "pace"]) {
+  $(id).addEventListener("input", () => { $(id + "-says").textContent = $(id).value; });
+  $(id).addEventListener("pointerup", () => $(id).blur());  // the arrow keys are the cart's again
+}
 $("again").addEventListener("click", again);
 $("wake").addEventListener("click", () => { press("wake", !pressed("wake")); $("awake").hidden = !pressed("wake"); draw(); });
-$("pilot").addEventListener("click", () => { press("pilot", !pressed("pilot")); if (game.over) again(); game.begun = true; });
+$("pilot").addEventListener("click", () => { press("pilot", game.over || !pressed("pilot")); if (game.over) again(); game.begun = true; });
 again();
 requestAnimationFrame(tick);
 </script>
@@ -4520,7 +4531,8 @@ def write_page(file: Path, numbers: dict[str, Tensor], world: World, states: Ten
 
 
 # %% tags=["run", "extra"]
-page_rows = calm_moments(world, settings.seed, 12)
+page_calm = calm_moments(world, settings.seed, 256)
+page_rows = page_calm[memory.states[page_calm].abs().sum(1).argsort()[:12]]  # the slowest and most upright
 page_theta = Probe(codes.mu[0], memory.states)  # fitted on pictures as the game shows them: neither shifted nor mirrored
 write_page(OUT / "dream.html", page_numbers(world, verifier, ship, page_theta, world.states(page_rows)), world, memory.states[page_rows], noisy)
 print(f"dream.html: {(OUT / 'dream.html').stat().st_size / 1e6:.2f} MB")
@@ -4537,7 +4549,7 @@ if not switch("WM_NO_WIDGETS"):  # a megabyte is too much for a saved notebook
 #
 # ### A small world of tools
 #
-# An office has six tools with a memory of their own: an account, a calendar, a store, a to-do list, a counter and a converter. A call is a JSON list, its answer a JSON object. The rules fit on one screen, so every prediction can be checked.
+# An office has six tools: an account, a calendar, a store, a to-do list, a counter and a converter. All but the converter have a memory. A call is a JSON list, its answer a JSON object. The rules fit on one screen, so every prediction can be checked.
 
 # %% tags=["define", "extra"]
 KEYS, ITEMS, UNITS = ("red", "green", "blue"), ("bread", "milk", "salt"), {"km": 1_000, "hours": 60, "kg": 1_000}
@@ -4564,11 +4576,17 @@ class Office:
         if len(given) != len(ASKS[name]) or not all(value in allowed for value, allowed in zip(given, ASKS[name])):
             return {"error": "bad argument"}
         first = given[0]
-        missing = {"book": first in self.booked and "taken", "cancel": first not in self.booked and "free", "strike": first not in self.todo and "not open",
-                   "pay": first in DIGITS and first > self.balance and "overdraft"} | dict.fromkeys(("get", "delete"), first not in self.stored and "missing")  # fmt: skip
-        if missing.get(name):
-            return {"error": missing[name]}
         match name:
+            case "pay" if first > self.balance:
+                return {"error": "overdraft"}
+            case "book" if first in self.booked:
+                return {"error": "taken"}
+            case "cancel" if first not in self.booked:
+                return {"error": "free"}
+            case "get" | "delete" if first not in self.stored:
+                return {"error": "missing"}
+            case "strike" if first not in self.todo:
+                return {"error": "not open"}
             case "pay" | "earn":  # the account holds 9 at most
                 self.balance = min(9, self.balance + (first if name == "earn" else -first))
                 return {"balance": self.balance}
@@ -4651,7 +4669,7 @@ def to_line(tokens: Any) -> str:
 # %% [markdown]
 # ### The model
 #
-# The loop of training is the same, the sequence is another: an LSTM reads the trace token by token, and predicts the next token. Only the answers count in the loss. What a user asks next is chance, and there is nothing to learn in it. Every batch is made of new traces of sixteen calls.
+# The loop of training is the same, the sequence is another: an LSTM reads the trace token by token, and predicts the next token. Only the answers count in the loss. What a user asks next is chance, and there is nothing to learn in it. Every batch is made of new traces of sixteen calls, each of a user who works with two of the six tools.
 
 # %% tags=["define", "extra"]
 CALLS = 16  # in a trace of the training
@@ -4669,7 +4687,7 @@ class Speaker(nn.Module):
         with torch.no_grad():
             self.lstm.bias_hh_l0.zero_()
             self.lstm.bias_ih_l0[:hidden], self.lstm.bias_ih_l0[hidden : 2 * hidden] = 0.0, span
-            self.lstm.weight_ih_l0.normal_(0, 2.5 * 48**-0.5)  # gates that open and close from the start: PyTorch's own are six times as small
+            self.lstm.weight_ih_l0.normal_(0, 2.5 * 48**-0.5)  # gates that open and close from the start: PyTorch's own are seven times as small
 
     def forward(self, tokens: Tensor, memory: Any = None) -> tuple[Tensor, Any]:
         """h (B, L, H) after each of some tokens (B, L), and the memory for what comes after them. `self.next(h)` are the logits of what follows."""
@@ -4740,35 +4758,35 @@ def foresee(speaker: Speaker, call: list, memory: Any = None) -> Foreseen:
 # **Predict:** which tool is the hardest?
 
 # %% tags=["define", "extra"]
-DANGEROUS = "pay", "book", "delete"  # what is guarded
+GUARDED = "pay", "book", "delete"  # calls that do harm when they fail
 
 
 def held_back(call: list, seen: Foreseen, limit: float) -> bool:
-    """The guard: a dangerous call is not sent if its dream fails with more than the probability `limit`."""
-    return call[0] in DANGEROUS and seen.failure > limit
+    """The guard: a guarded call is not sent if its dream fails with more than the probability `limit`."""
+    return call[0] in GUARDED and seen.failure > limit
 
 
-def retold(speaker: Speaker, trace: Trace, alone_from: int = 10**9) -> list[dict]:
-    """Each call of a trace foreseen, a line for each. Then the model hears the true answer; from the call number `alone_from` on, its own."""
+def retold(speaker: Speaker, trace: Trace, told: int) -> list[dict]:
+    """Each call of a trace foreseen, a line for each. After the first `told` calls the model hears the true answers, after the others its own."""
     memory, lines = None, []
     for number, (call, answer) in enumerate(trace):
         seen, truth = foresee(speaker, call, memory), line_of(answer)
         lines.append({"call": number + 1, "tool": TOOL_OF[call[0]], "asked": call[0], "right": int(seen.line == truth), "confidence": round(seen.confidence, 4),
                       "failure": round(seen.failure, 4), "fails": int("error" in answer)})  # fmt: skip
-        _, memory = heard(speaker, to_tokens(seen.line if number >= alone_from else truth), seen.memory)
+        _, memory = heard(speaker, to_tokens(truth if number < told else seen.line), seen.memory)
     return lines
 
 
 def try_words(progress: Progress, speaker: Speaker, *, seed: int, traces: int) -> dict:
-    """Traces that were never trained on, retold: `lines`, of as long ones as in training, of four times as long ones, and of ones whose last ten answers are its own."""
+    """Traces that were never trained on, retold: `lines`, of as long ones as in training, of four times as long ones, and of ones in which it hears its own answers to the last ten."""
     luck = np.random.default_rng([seed, 1])
     kinds = {"as long": (traces, CALLS, CALLS), "four times as long": (traces // 4, 4 * CALLS, 4 * CALLS), "last ten alone": (traces, CALLS, CALLS - 10)}
     return {
         "lines": [
             {"traces": kind} | line
-            for kind, (count, calls, alone) in kinds.items()
+            for kind, (count, calls, told) in kinds.items()
             for _ in range(count)
-            for line in retold(speaker, random_trace(luck, calls), alone)
+            for line in retold(speaker, random_trace(luck, calls), told)
         ]
     }
 
@@ -4789,62 +4807,70 @@ if len(words_table):
     print(
         f"{words_training['seconds'].iloc[0]:.0f} s of training; loss {words_training['loss'].iloc[0]:.2f}, at the end {words_training['loss'].iloc[-5:].mean():.3f} nats a token"
     )
-    words_fresh = words_table[words_table["traces"] == "as long"]
-    words_said, words_true, words_gap = reliability(*(torch.tensor(words_fresh[name].to_numpy()) for name in ("confidence", "right")))
-    print(f"whole answers right: {100 * words_fresh['right'].mean():.1f} % of {len(words_fresh):,}; calibration error {words_gap:.3f}")
-    words_asks = 100 * words_fresh.groupby("asked")["right"].mean()
-    print(f"the hardest call: {words_asks.idxmin()}, {words_asks.min():.1f} % right")
+    words_of = {kind: rows for kind, rows in words_table.groupby("traces", sort=False)}
+    for words_kind, words_rows in words_of.items():
+        words_said, words_true, words_gap = reliability(*(torch.tensor(words_rows[name].to_numpy()) for name in ("confidence", "right")))
+        words_asks = 100 * words_rows.groupby("asked")["right"].mean()
+        print(
+            f"{words_kind}: {100 * words_rows['right'].mean():.1f} % of {len(words_rows):,} whole answers right, calibration error {words_gap:.3f}; hardest call: {words_asks.idxmin()}, {words_asks.min():.1f} %"
+        )
     words_right = 100 * words_table.pivot_table(index="traces", columns="tool", values="right", sort=False)
     display(words_right.assign(all=100 * words_table.groupby("traces")["right"].mean()).round(1))
 
 # %% alt="Left: confidence against the share of right answers. Middle: right answers along long traces and along a dream. Right: dangerous against harmless calls held back." tags=["run", "extra"]
 if len(words_table):
-    words_asked = words_fresh[words_fresh["asked"].isin(DANGEROUS)]
-    words_bad, words_good = (words_asked["failure"][words_asked["fails"] == kind].to_numpy() for kind in (1, 0))
-    words_limits = np.unique(np.concatenate([[0.0], words_asked["failure"], [1.0]]))[::-1]
-    words_curve = [[100 * np.mean(part > limit) if len(part) else math.nan for limit in words_limits] for part in (words_good, words_bad)]
-    words_drift = {}
-    for words_name, words_style in (("four times as long", "-"), ("last ten alone", "--")):
-        words_by_call = 100 * words_table[words_table["traces"] == words_name].groupby("call")["right"].mean()
-        words_drift[words_name] = (words_by_call.index, words_by_call.rolling(4, min_periods=1).mean(), words_style)
+    words_curves, words_by_call, words_dots = {}, {}, {"_honest": ([0, 1], [0, 1], "k:")}
+    for (words_name, words_lived), words_style in zip(words_of.items(), ("-", "--", "-.")):
+        words_pair = reliability(*(torch.tensor(words_lived[name].to_numpy()) for name in ("confidence", "right")))[:2]
+        words_asked = words_lived[words_lived["asked"].isin(GUARDED)]
+        words_bad, words_good = (words_asked["failure"][words_asked["fails"] == kind].to_numpy() for kind in (1, 0))
+        words_limits = np.unique(np.concatenate([[0.0], words_asked["failure"], [1.0]]))[::-1]
+        words_shares = [[100 * np.mean(part > limit) if len(part) else math.nan for limit in words_limits] for part in (words_good, words_bad)]
+        words_mean = 100 * words_lived.groupby("call")["right"].mean().rolling(4, min_periods=1).mean()
+        words_by_call[words_name] = (words_mean.index, words_mean, words_style)
+        if words_name != "last ten alone":
+            words_dots[words_name], words_curves[words_name] = (*words_pair, f"o{words_style}"), (*words_shares, words_style)
+            for words_limit in (0.5, 0.1):
+                words_held = [100 * np.mean(part > words_limit) if len(part) else math.nan for part in (words_bad, words_good)]
+                print(
+                    f"{words_name}: held back where failure is likelier than {words_limit}: {words_held[0]:.1f} % of {len(words_bad)} that fail, {words_held[1]:.1f} % of {len(words_good)} harmless ones"
+                )
     plot(
-        {"lines": {"_honest": ([0, 1], [0, 1], "k:"), "_": (words_said, words_true, "o-")}, "xlabel": "confidence", "ylabel": "share of right answers", "title": "Calibration"},
-        {"lines": words_drift, "levels": {}, "xlabel": "call", "ylabel": "whole answers right (%)", "ylim": (80, 101), "title": "Drift (mean of four calls)"},
-        {"lines": {"_": (*words_curve, "-")}, "xlabel": "harmless calls held back (%)", "ylabel": "dangerous calls held back (%)", "xlim": (-0.5, 20), "ylim": (0, 102), "title": "The guard"},
+        {"lines": words_dots, "xlabel": "confidence", "ylabel": "share of right answers", "title": "Calibration"},
+        {"lines": words_by_call, "xlabel": "call", "ylabel": "whole answers right (%)", "ylim": (80, 101), "title": "Drift (mean of four calls)"},
+        {"lines": words_curves, "xlabel": "harmless calls held back (%)", "ylabel": "failing calls held back (%)", "xlim": (-0.5, 20), "ylim": (50, 102), "title": "The guard"},
         size=(4.6, 3.6),
     )  # fmt: skip
-    words_parts = {
-        "the last ten with its own answers": ("last ten alone", 7, 16),
-        "… with the true ones": ("as long", 7, 16),
-        "calls 1 to 16 of a long trace": ("four times as long", 1, 16),
-        "49 to 64": ("four times as long", 49, 64),
+    words_wrong = words_of["as long"][words_of["as long"]["right"] == 0]
+    print(
+        f"as long: {(words_wrong['confidence'] < 0.9).sum()} of {len(words_wrong)} wrong answers have a confidence below 0.9, as {(words_of['as long']['confidence'] < 0.9).sum()} of all have; {(words_wrong['asked'] == 'get').sum()} are answers to get"
+    )
+    for words_name in ("as long", "four times as long"):
+        words_whole = words_of[words_name].assign(trace=(words_of[words_name]["call"] == 1).cumsum()).groupby("trace")["right"].min()
+        print(f"{words_name}: {100 * words_whole.mean():.0f} % of {len(words_whole)} traces are right throughout")
+    words_late = {
+        (name, first): words_of[name][words_of[name]["call"].between(first, last)]["right"].mean()
+        for name, first, last in (("last ten alone", 8, 16), ("as long", 8, 16), ("four times as long", 1, 16), ("four times as long", 49, 64))
     }
-    for words_part, (words_kind, words_first, words_last) in words_parts.items():
-        words_rows = words_table[(words_table["traces"] == words_kind) & words_table["call"].between(words_first, words_last)]
-        print(f"{words_part}: {100 * words_rows['right'].mean():.1f} %", end="; " if words_last < 64 else "\n")
-    for words_limit in (0.5, 0.1, 0.02):
-        words_held = [100 * np.mean(part > words_limit) if len(part) else math.nan for part in (words_bad, words_good)]
-        print(
-            f"held back where failure is likelier than {words_limit:4.2f}: {words_held[0]:5.1f} % of {len(words_bad)} dangerous calls, {words_held[1]:4.1f} % of {len(words_good)} harmless ones"
-        )
+    print("; ".join(f"{name}, from call {first}: {100 * share:.1f} %" for (name, first), share in words_late.items()))
 
 # %% [markdown]
 # After 146 seconds of training, 98.7 % of 3,200 whole answers are right, on traces that it has never seen. Account, counter, converter and list come to 99.7 % and more, the calendar to 99.0 %. **The store is the hardest**, with 95.3 %: of the answers to `get`, 84.8 % are right. There it must find again one of nine digits, under one of three keys, that was said once, up to fifteen calls ago.
 #
-# **Its confidence is honest**: the calibration error is 0.005. Most answers lie in the last dot; the other dots are few answers each, and scatter.
+# **Its confidence is honest**: the calibration error is 0.005. Of the 41 wrong answers 39 are among the 117 with a confidence below 0.9.
 #
-# **It drifts with time, not with dreaming.** In traces four times as long as those of the training, 98.4 % of the first sixteen answers are right and 91.8 % of the last sixteen: memory fades. But with its own answers fed back, 98.5 % of the last ten are right, and with the true ones 98.2 %. Why does the dream of a pole drift, and this one does not? What changes the office is the *call*, and the calls are real in both cases. A wrong answer is a mistake about the office, but it does not move it. A pole's dream has no such anchor: each prediction is made from the last one.
+# **It drifts with length.** In traces four times as long as those of the training, 98.4 % of the first sixteen answers are right and 91.8 % of the last sixteen. There the calendar is the hardest tool (85.7 %), and the calibration error is 0.013. **That it drifts by dreaming we could not see**: from the eighth call on, 98.3 % are right if it hears its own answers, 98.1 % if it hears the true ones (in other traces). Our explanation, not measured: what changes the office is the *call*, and the calls are real in both cases. A pole's dream has no such anchor: each prediction is made from the last one. But hardly any wrong answer was fed back here; after one the model may well be worse.
 #
-# **The guard works.** 357 of the guarded calls fail. If a call is held back where its failure is likelier than one half, 99.4 % of these are never sent, at the price of 0.2 % of the harmless ones. At one tenth it is all of them, for 2.5 %.
+# **The guard works** as long as the traces are as long as in training. If a call is held back where its failure is likelier than one half, 99.4 % of the 357 that fail are never sent, at the price of 0.2 % of the harmless ones. In the long traces it is 92.4 %, for 1.9 %; at a limit of one tenth, 96.7 % for 6.5 %.
 #
-# <details><summary><b>Exercise 13.</b> Suppose an agent plans in such dreams, and each foreseen answer is right with 98.7 %, independently of the others. How long may a plan be before it is more likely wrong somewhere than right throughout? And why is the supposition unkind? (Solution)</summary>
+# <details><summary><b>Exercise 13.</b> Suppose an agent plans in such dreams, and each foreseen answer is right with 98.7 %, independently of the others. How long may a plan be before it is more likely wrong somewhere than right throughout? And what is wrong with the supposition? (Solution)</summary>
 #
-# 0.987ⁿ falls below ½ at n = 53 calls. But the errors are not independent: most of them are `get`, and who has once lost what is under a key will be wrong about it each time. So the errors come in clusters, and more plans are right throughout than the power says. Besides, its confidence tells which answers those are: look there, and only there.
+# 0.987ⁿ falls below ½ at n = 53 calls. Two things are wrong with it. Errors come in clusters (32 of the 41 are answers to `get`: who has lost what is under a key is wrong about it again), so more traces of sixteen calls are right throughout than the power says: 85 % instead of 81 %. But the 98.7 % belongs to short traces. Of the traces of 64 calls 28 % are right throughout, where the power says 43 %.
 # </details>
 #
 # ### And a large one?
 #
-# Word2World (arXiv:2512.18832) made large language models into such worlds: it trained Qwen 2.5 7B and Llama 3.1 8B on tool calls of StableToolBench. They are on the Hugging Face hub (`X1AOX1A/WorldModel-StableToolbench-Qwen2.5-7B`, Apache 2.0, and `…-Llama3.1-8B`, under Llama's licence), and so are conversions of others' making for llama.cpp (GGUF). A file quantised to four or five bits has 4 to 6 GB, fits a T4, and is downloaded only if you name it below. Then both models get the same question, a dozen times: six calls with their answers, and what is the seventh answer? The large one is told the rules of our office in words; it was never trained on it, and the small one on nothing else. We have not run the large ones; the tests ask a tiny file, through the same code.
+# Word2World (arXiv:2512.18832) made large language models into such worlds: it trained Qwen 2.5 7B and Llama 3.1 8B on tool calls of StableToolBench. They are on the Hugging Face hub (`X1AOX1A/WorldModel-StableToolbench-Qwen2.5-7B`, Apache 2.0, and `…-Llama3.1-8B`, under Llama's licence), and so are conversions of others' making for llama.cpp (GGUF). A file quantised to four or five bits has 4 to 6 GB, and is downloaded only if you name it below. It would fit a T4, but `pip install xllamacpp` brings the version for the CPU; see its page for the one for CUDA. Then both models get the same question, a dozen times: six calls with their answers, and what is the seventh answer? The large one is told the rules of our office in words; it was never trained on it, and the small one on nothing else. We have not run the large ones; the tests ask a tiny file, through the same code.
 
 # %% cellView="form" tags=["define", "extra"]
 # @title A world model in GGUF: download, load, ask
@@ -4854,7 +4880,7 @@ RULES = """You are an office with six tools. Answer each call, a JSON list, with
 ["put", key, value]: {"stored": key}. ["get", key]: {"value": value}. ["delete", key]: {"deleted": key}. The last two: {"error": "missing"} if nothing is stored there.
 ["add", item]: put it on the list, {"open": item}. ["strike", item]: {"done": item}, or {"error": "not open"}.
 ["count", n]: a counter from 0 goes up by n and after 9 begins again at 0, {"count": where it stands}. ["convert", n, unit]: km to metres, hours to minutes, kg to grams, {"is": number}.
-An argument outside of 1 to 9 (hours: 1 to 6, steps of the counter: 1 to 3) or unknown: {"error": "bad argument"}."""
+Keys: red, green, blue; items: bread, milk, salt. An argument outside of 1 to 9 (hours: 1 to 6, steps of the counter: 1 to 3) or unknown: {"error": "bad argument"}."""
 
 
 def open_gguf(file: str) -> Any:
@@ -4879,7 +4905,7 @@ def hub_file(file: str) -> str:
 
 
 def ask_gguf(server: Any, trace: Trace, call: list) -> tuple[str, float, float]:
-    """The answer of a large model to a call, given a trace: its line, the probability of that line, and seconds."""
+    """The answer of a large model to a call, given a trace: its line (written as ours are, if it is JSON), the probability of what it wrote, and seconds."""
     talk = [{"role": "system", "content": RULES}]
     talk += [{"role": role, "content": line_of(said).strip()} for pair in trace for role, said in zip(("user", "assistant"), pair)]
     begin = time.perf_counter()
@@ -4887,7 +4913,10 @@ def ask_gguf(server: Any, trace: Trace, call: list) -> tuple[str, float, float]:
         {"messages": [*talk, {"role": "user", "content": line_of(call).strip()}], "max_tokens": 24, "temperature": 0, "logprobs": True}
     )
     choice = said["choices"][0]
-    return choice["message"]["content"].strip() + "\n", math.exp(sum(token["logprob"] for token in choice["logprobs"]["content"])), time.perf_counter() - begin
+    line = choice["message"]["content"].strip() + "\n"
+    with contextlib.suppress(ValueError):
+        line = line_of(json.loads(line))
+    return line, math.exp(sum(token["logprob"] for token in choice["logprobs"]["content"])), time.perf_counter() - begin
 
 
 def try_gguf(server: Any, speaker: Speaker, seed: int, count: int = 12) -> list[dict]:
@@ -4903,7 +4932,7 @@ def try_gguf(server: Any, speaker: Speaker, seed: int, count: int = 12) -> list[
 
 
 # %% cellView="form" tags=["run", "extra"]
-# @title Ask a large one? (owner/name/file.gguf on the hub: 4 to 5 GB; empty: no)
+# @title Ask a large one? (owner/name/file.gguf on the hub: 4 to 6 GB; empty: no)
 GGUF = os.environ.get("WM_GGUF", "")  # @param {type:"string"}
 gguf_server = open_gguf(GGUF) if GGUF and "words" in live else None
 if gguf_server is not None:
@@ -4918,7 +4947,7 @@ else:
 # %% [markdown]
 # ### What carries over, and what does not
 #
-# **What carries over from pixels:** the score, that is, how likely the model found what the world then did, and whether its confidence deserves its name. The guard: dream first, and hold back what the dream is sure to regret. And a drift with distance from what was really seen.
+# **What carries over from pixels:** the score, that is, how likely the model found what the world then did, and whether its confidence deserves its name. The guard: dream first, and hold back what the dream is sure to regret. And a drift: here with the length of the story, although each true answer is heard.
 #
 # **What does not:** physics multiplies a small error; words are right or wrong, and a wrong one can leave everything else right. M is a little wrong everywhere, the cousin seldom and wholly. Looking is dear for a robot that is falling; here one `get` brings certainty back. And our office hides nothing: its state follows from the calls that the model has read. A real tool's answer also depends on other users, the clock and the web. There nobody can be sure, and a good model's confidence must say so.
 
