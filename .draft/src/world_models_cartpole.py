@@ -4242,7 +4242,7 @@ if len(macro_table):
         ylim=(0, 520),
         xlabel="horizon (frames)",
     )
-    display(macro_table.pivot_table(index=["worth", "steps"], columns="horizon", values="real", aggfunc=["mean", "min", "max"]).round(0))
+    display(macro_table.pivot_table(index=["worth", "steps"], columns="horizon", values="real", aggfunc=["mean", "min", "max"]).round(0).astype(int))
     life_far = life_table[(life_table["worth"] > 0) & (life_table["frames"] == 200)].drop(columns=["seed", "worth", "frames"])
     display(life_far.groupby(["steps", "horizon"]).mean().round(2))
 
