@@ -106,9 +106,10 @@ def test_a_line_is_as_likely_as_its_tokens_together(nb, monkeypatch):
 
 
 def test_the_guard_at_its_threshold(nb):
-    seen = nb.Foreseen("", 0.5, 0.3, None)
-    assert nb.held_back(["pay", 3], seen, 0.2999) and not nb.held_back(["pay", 3], seen, 0.3)
-    assert not nb.held_back(["get", "red"], seen, 0.1), "what does no harm is not guarded"
+    lines = nb.pandas.DataFrame({"asked": ["pay", "book", "pay", "delete", "get"], "failure": [0.3, 0.9, 0.3, 0.1, 1.0], "fails": [1, 1, 0, 0, 1]})
+    assert nb.held_back(lines, 0.2999) == (100.0, 50.0)
+    assert nb.held_back(lines, 0.3) == (50.0, 0.0), "not at the limit, only above it; and what does no harm is not guarded"
+    assert all(np.isnan(nb.held_back(lines[4:], 0.5)))
 
 
 def test_retold_hears_the_truth_until_it_is_alone(nb, smoke):
