@@ -1,19 +1,58 @@
-"""Load the notebook's definitions, and nothing that runs, as a module that tests can import from."""
+"""For nbval, which executes the notebook itself: the smallest profile. For the other tests: the notebook's definitions as a module."""
 
+import atexit
 import json
 import linecache
+import multiprocessing
 import os
+import shutil
 import sys
+import tempfile
 import types
 from pathlib import Path
 
+import cloudpickle
 import pytest
+from traitlets.config import Config
 
 os.environ.setdefault("TQDM_DISABLE", "1")
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "world_models_cartpole.ipynb"
-CELLS = json.loads(NOTEBOOK.read_text())["cells"]
+CELLS = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+SMALLEST = {"WM_PROFILE": "smoke", "WM_ROADS": "none", "WM_OVERRIDES": "evaluate.remedy_seeds=0", "WM_NO_WIDGETS": "1", "TQDM_DISABLE": "1"}
+OF_THE_USER = ("WM_OUT_FOLDER", "WM_USE_PRETRAINED", "WM_GGUF", "MPLBACKEND")  # what else the notebook would follow
+
+
+def own_sockets() -> Config:
+    """Settings of a kernel whose sockets are files of its own: kernels that start in the same instant may pick the same port. (Windows knows ports only.)"""
+    folder = tempfile.mkdtemp(prefix="kernel-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Config({} if os.name == "nt" else {"KernelManager": {"transport": "ipc", "ip": f"{folder}/socket"}})
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What every kernel of this session finds in its environment; all of them share one run folder, so that nothing is trained twice."""
+    for name in OF_THE_USER:
+        os.environ.pop(name, None)
+    os.environ.update(SMALLEST, WM_RUN_FOLDER=tempfile.mkdtemp(prefix="world-models-"))
+    if "WM_START_METHOD" in os.environ:  # as on a system where processes start in another way
+        multiprocessing.set_start_method(os.environ["WM_START_METHOD"], force=True)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Leave nothing behind."""
+    shutil.rmtree(os.environ["WM_RUN_FOLDER"], ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """nbval waits 5 s for each message of a cell that is done, and no option changes that (computationalmodelling/nbval#151): too little on a busy machine.
+
+    Tables are compared as text: each version of pandas writes its own HTML."""
+    for item in items:
+        if hasattr(item, "output_timeout"):
+            item.output_timeout = 120
+            item.parent.skip_compare = (*item.parent.skip_compare, "text/html")
 
 
 def source_of(cell: dict) -> str:
@@ -30,6 +69,7 @@ def load_notebook(name: str = "notebook", edit=lambda source: source, readable: 
     """A module made of the cells tagged `define`; `edit` may change a cell's source first; `readable`: Python can look the source up, as in a kernel."""
     module = types.ModuleType(name)
     sys.modules[name] = module
+    cloudpickle.register_pickle_by_value(module)  # no other process could import it
     for number, cell in enumerate(tagged("define")):
         source = edit(source_of(cell))
         filename = f"<{name} cell {number}>"

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import nbformat
+from conftest import own_sockets
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -82,7 +83,7 @@ def lines_of(name: str) -> dict[tuple[str, int], dict]:
     path = TABLES / f"{name}.csv"
     if not path.exists():
         return {}
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         return {(line["row"], int(line["seed"])): line for line in csv.DictReader(file)}
 
 
@@ -112,7 +113,7 @@ def run(name: str, row: str, seed: int) -> None:
     """
     experiment = EXPERIMENTS[name]
     folder = RUNS / name / f"{row.replace(' ', '-').replace(',', '')}-{seed}"
-    if (folder / "line.json").exists() and json.loads((folder / "line.json").read_text())["status"] == "finished":
+    if (folder / "line.json").exists() and json.loads((folder / "line.json").read_text(encoding="utf-8"))["status"] == "finished":
         return
     overrides = ",".join(filter(None, [experiment.common, experiment.rows[row], f"seed={seed}"]))
     notebook = nbformat.read(NOTEBOOK, 4)
@@ -132,14 +133,14 @@ def run(name: str, row: str, seed: int) -> None:
     print(f"{time.strftime('%H:%M')} {name}: {row}, seed {seed}", flush=True)
     begin = time.time()
     try:
-        client = NotebookClient(notebook, timeout=None, resources={"metadata": {"path": str(ROOT)}})
+        client = NotebookClient(notebook, timeout=None, resources={"metadata": {"path": str(ROOT)}}, config=own_sockets())
         client.execute(env=os.environ | environment)
-        line |= {"status": "finished"} | summary(json.loads((folder / "manifest.json").read_text()))
+        line |= {"status": "finished"} | summary(json.loads((folder / "manifest.json").read_text(encoding="utf-8")))
     except Exception as error:
         last_line = ([""] + str(error).strip().splitlines())[-1]  # some errors say nothing
         line |= {"status": "failed", "error": f"{type(error).__name__}: {last_line[:200]}"}
     line["seconds"] = round(time.time() - begin)
-    (folder / "line.json").write_text(json.dumps(line, indent=1, allow_nan=False))
+    (folder / "line.json").write_text(json.dumps(line, indent=1, allow_nan=False), encoding="utf-8")
     print(f"{time.strftime('%H:%M')} {name}: {row}, seed {seed}: {line['status']}, {line.get('real_mean', line.get('error'))}", flush=True)
 
 
@@ -171,13 +172,13 @@ def gather(name: str) -> Path | None:
     path = TABLES / f"{name}.csv"
     lines = lines_of(name)
     for file in sorted((RUNS / name).glob("*/line.json")):
-        line = json.loads(file.read_text())
+        line = json.loads(file.read_text(encoding="utf-8"))
         lines[line["row"], line["seed"]] = line
     if not lines:
         return None
     TABLES.mkdir(parents=True, exist_ok=True)
     order = {row: number for number, row in enumerate(EXPERIMENTS[name].rows)}
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(lines[key] for key in sorted(lines, key=lambda key: (order.get(key[0], len(order)), key[1])))
@@ -245,7 +246,7 @@ def main(arguments: list[str]) -> None:
     for name in options.experiments or EXPERIMENTS:
         path = gather(name)
         if path:
-            print(f"{name}: {path.name} has {sum(1 for _ in path.open()) - 1} lines")
+            print(f"{name}: {path.name} has {sum(1 for _ in path.open(encoding='utf-8')) - 1} lines")
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def test_dataset_round_trip(nb, episodes, tmp_path):
     for a, b in zip(episodes, back):
         assert a.seed == b.seed and (a.frames == b.frames).all() and (a.actions == b.actions).all() and a.terminated == b.terminated
         assert b.frames.dtype == np.uint8
-    assert "3 episodes" in (tmp_path / "set" / "README.md").read_text()
+    assert "3 episodes" in (tmp_path / "set" / "README.md").read_text(encoding="utf-8")
 
 
 def test_no_two_purposes_share_a_seed(nb):

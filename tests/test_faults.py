@@ -1,7 +1,10 @@
 """Faults that were met in use, each with the right behaviour."""
 
+import ast
+import importlib.metadata
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 import time
@@ -21,35 +24,118 @@ def cell(name: str) -> str:
 LIBRARIES = cell("run-began")
 
 
-def test_libraries_are_those_of_the_requirements():
-    tools = {"ipykernel", "nbconvert", "nbclient", "pytest", "ruff"}
-    main = (ROOT / "requirements.txt").read_text().split("#")[0].split()
+# Libraries.
+
+OPTIONAL = {"google", "huggingface_hub", "xllamacpp", "ray", "psutil"}  # Colab's Drive, a large model that somebody names, Ray Serve
+LISTED_AS = {
+    "PIL": "pillow",
+    "IPython": "ipython",
+    "prometheus_client": "prometheus-client",
+    "axe_playwright_python": "axe-playwright-python",
+    "ray": "ray[serve]",
+}
+EXECUTE = {"nbval", "ipykernel", "nbconvert", "pygame"}  # they run the notebook, or draw for gymnasium, and no cell imports them
+TOOLS = {"pytest", "ruff", "jupyterlab", "xllamacpp", "ray[serve]", "psutil"}  # commands, and what the notebook's own optional paths need to be tested
+
+
+def listed(path: Path) -> dict[str, str]:
+    """The libraries in a list, and which versions will do."""
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line and not line.startswith(("#", "-r"))]
+    return {name: rest for name, rest in (re.fullmatch(r"([\w.\[\]-]+)(.*)", line).groups() for line in lines)}
+
+
+def imported(sources: list[str]) -> set[str]:
+    """The libraries that some code imports, anywhere in it, under the names of a list."""
+    found = set()
+    for node in (node for source in sources for node in ast.walk(ast.parse(source))):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module)
+        elif isinstance(node, ast.Call) and "importorskip" in ast.unparse(node.func):
+            found.add(node.args[0].value)
+    own = {path.stem for path in (ROOT / "tests").glob("*.py")}
+    return {LISTED_AS.get(name, name) for name in (name.partition(".")[0] for name in found) if name not in own | set(sys.stdlib_module_names)}
+
+
+NEEDS, TEST_NEEDS = listed(ROOT / "requirements.txt"), listed(ROOT / "tests" / "requirements.txt")
+
+
+def test_requirements_are_what_the_notebook_imports_and_what_executes_it():
+    cells = imported([source_of(cell) for cell in CELLS if cell["cell_type"] == "code"])
+    assert cells - {LISTED_AS.get(name, name) for name in OPTIONAL} == NEEDS.keys() - EXECUTE
+
+
+def test_the_tests_requirements_are_what_the_tests_import_and_their_tools():
+    tests = imported([path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("*.py")])
+    assert tests - NEEDS.keys() | TOOLS == TEST_NEEDS.keys()
+
+
+def test_the_first_cell_asks_for_what_the_notebook_imports_at_once():
     space: dict = {}
-    exec(LIBRARIES.split("installed =")[0], space)
-    assert set(space["needed"]) == set(main) - tools
+    exec(LIBRARIES.split("missing =")[0], space)
+    engineer = set(re.search(r'road_needs = "(.*?)"', cell("run-roads"))[1].split())
+    before = {"ipython", "packaging"}  # it could not even begin without them
+    assert {f"{name}{version}" for name, version in NEEDS.items() if name not in EXECUTE - {"pygame"} | engineer | before} == set(space["needed"])
+
+
+def asks_pip_for(monkeypatch, versions: dict, code: int = 0) -> list[str]:
+    """What the first cell has pip install, on a machine with these versions, and the newest of everything else."""
+
+    def version(name):
+        if versions.get(name, "99") is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return versions.get(name, "99")
+
+    calls = []
+    monkeypatch.setattr("importlib.metadata.version", version)
+    monkeypatch.setattr(subprocess, "run", lambda command, **how: calls.append(command) or types.SimpleNamespace(returncode=code))
+    exec(LIBRARIES, {})
+    return [need for command in calls for need in command[5:]]
 
 
 @pytest.mark.parametrize("version, asked", [("0.29.1", ["gymnasium>=1.1"]), (None, ["gymnasium>=1.1"]), ("1.3.0", []), ("2.0.0rc1", [])])
 def test_an_old_library_is_replaced_and_a_missing_one_installed(monkeypatch, version, asked):
-    others = [name for name in "torch torchvision pygame datasets nevergrad scipy pydantic matplotlib ipywidgets safetensors tqdm".split()]
-    library = [types.SimpleNamespace(name=name, version="99") for name in others] + [types.SimpleNamespace(name="Gymnasium", version=version)] * (
-        version is not None
-    )
-    monkeypatch.setattr("importlib.metadata.distributions", lambda: library)
-    calls = []
-    monkeypatch.setattr(subprocess, "run", lambda command, **how: calls.append(command) or types.SimpleNamespace(returncode=0))
-    exec(LIBRARIES, {})
-    assert [command[5:] for command in calls] == ([asked] if asked else [])
+    assert asks_pip_for(monkeypatch, {"gymnasium": version}) == asked
 
 
 def test_without_pip_or_with_an_old_torch_a_sentence_says_what_to_do(monkeypatch):
-    monkeypatch.setattr("importlib.metadata.distributions", lambda: [types.SimpleNamespace(name=name, version="99") for name in ("torch", "torchvision")])
-    monkeypatch.setattr(subprocess, "run", lambda command, **how: types.SimpleNamespace(returncode=1))
     with pytest.raises(SystemExit, match="ensurepip"):
-        exec(LIBRARIES, {})
-    monkeypatch.setattr("importlib.metadata.distributions", lambda: [types.SimpleNamespace(name="torch", version="2.0")])
+        asks_pip_for(monkeypatch, {"gymnasium": None}, code=1)
     with pytest.raises(SystemExit, match="torch>=2.6, torchvision>=0.21.*pair"):
-        exec(LIBRARIES, {})
+        asks_pip_for(monkeypatch, {"torch": "2.0", "torchvision": None})
+
+
+def test_of_two_copies_the_first_counts_and_a_record_without_a_name_does_no_harm(monkeypatch, tmp_path):
+    for name, text in {
+        "gymnasium-0.29.0": "Metadata-Version: 2.1\nName: gymnasium\nVersion: 0.29.0\n",
+        "nameless-1.0": "",
+        "~orch-2.0": "Version: 2.0\n",
+    }.items():
+        (tmp_path / f"{name}.dist-info").mkdir()
+        (tmp_path / f"{name}.dist-info" / "METADATA").write_text(text, encoding="utf-8")
+    calls = []
+    monkeypatch.setattr(subprocess, "run", lambda command, **how: calls.append(command[5:]) or types.SimpleNamespace(returncode=0))
+    monkeypatch.syspath_prepend(tmp_path)
+    exec(LIBRARIES, {})
+    assert calls == [["gymnasium>=1.1"]], "the copy that Python would import is an old one"
+
+
+def test_part_10_installs_nothing_unless_its_road_is_computed(monkeypatch):
+    calls = []
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(subprocess, "run", lambda command, **how: calls.append(command) or types.SimpleNamespace(returncode=1))
+    space = {"os": os, "subprocess": subprocess, "sys": sys, "profile_name": lambda name: "smoke", "PROFILE": "smoke"}
+    for roads in ("none", "words"):
+        monkeypatch.setenv("WM_ROADS", roads)
+        exec(cell("run-roads"), space)
+    assert not calls
+    monkeypatch.setenv("WM_ROADS", "engineer")
+    with pytest.raises(RuntimeError, match="pip could not install fastapi"):
+        exec(cell("run-roads"), space)
+
+
+# Switches, settings, styles.
 
 
 @pytest.mark.parametrize(
@@ -115,7 +201,7 @@ def test_a_film_is_an_animated_png_with_the_frames_that_it_was_given(nb):
 
 def test_a_float16_loss_begins_with_a_small_scale(nb, smoke, memory, tmp_path, monkeypatch):
     scales, real = [], nb.torch.amp.GradScaler
-    monkeypatch.setattr(nb.torch.amp, "GradScaler", lambda **how: scales.append(how["init_scale"]) or real(**how))
+    monkeypatch.setattr(nb.torch.amp, "GradScaler", lambda *device, **how: scales.append(how["init_scale"]) or real(*device, **how))
     nb.train_v(nb.Progress(tmp_path), memory, v=smoke.v.but(steps=1, batch=4), seed=1)
     assert scales and max(scales) <= 16
 
@@ -168,7 +254,7 @@ def test_no_data_file_stays_open(nb, episodes, tmp_path):
     nb.write_dataset(episodes[:2], tmp_path / "set", "random")
     back = nb.read_dataset(tmp_path / "set")
     if Path("/proc/self/maps").exists():
-        assert str(tmp_path) not in Path("/proc/self/maps").read_text(), "a mapped file cannot be removed on Windows"
+        assert str(tmp_path) not in Path("/proc/self/maps").read_text(encoding="utf-8"), "a mapped file cannot be removed on Windows"
     assert len(back) == 2 and [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
@@ -223,8 +309,8 @@ def test_what_a_killed_kernel_left_is_swept_up_and_a_younger_one_spared(nb, tmp_
     stage = nb.usable_folder(tmp_path / "v-123")
     for name in ("old", "young"):
         nb.usable_folder(stage / f"{nb.UNFINISHED}{name}")
-        (stage / f"{nb.UNFINISHED}{name}.pt").write_text("half")
-    (stage / "result.pt").write_text("whole")
+        (stage / f"{nb.UNFINISHED}{name}.pt").write_text("half", encoding="utf-8")
+    (stage / "result.pt").write_text("whole", encoding="utf-8")
     for path in stage.glob("*old*"):
         os.utime(path, (time.time() - 7200,) * 2)
     nb.sweep(tmp_path)
@@ -312,3 +398,237 @@ def test_the_shortest_search_runs(nb, world, smoke, monkeypatch):
 def test_a_checkpoints_path_counts_in_its_own_population():
     source = next(source_of(cell) for cell in tagged("run") if "looked_at = " in source_of(cell))
     assert 'learned["returns"].shape[1]' in source and "settings.c.population" not in source.split("looked_at")[1].splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    "branch, changes, words",
+    [
+        ("c", {"horizn": 15}, "unknown setting 'horizn'.*horizon"),
+        ("c", {"horizon": -3}, "horizon = '?-3'? is not allowed.*allowed is 1 to 1000"),
+        ("v", {"widths": (8, 16)}, "widths.*four widths are needed, not 2"),
+        ("v", {"widths": "8-16-32-64-128"}, "four widths are needed, not 5"),
+    ],
+)
+def test_a_change_in_code_is_checked_as_one_from_text_is(nb, smoke, branch, changes, words):
+    with pytest.raises(ValueError, match=words):
+        getattr(smoke, branch).but(**changes)
+    with pytest.raises(ValueError, match=words.replace("unknown setting '", "unknown setting 'c.")):
+        nb.make_settings(
+            "smoke", ",".join(f"{branch}.{name}={'-'.join(map(str, value)) if isinstance(value, tuple) else value}" for name, value in changes.items())
+        )
+
+
+def test_what_is_not_changed_stays(smoke):
+    other = smoke.but(seed=7, c=smoke.c.but(horizon=15))
+    assert (other.seed, other.c.horizon, other.v) == (7, 15, smoke.v) and other.c.but(horizon=smoke.c.horizon) == smoke.c
+
+
+@pytest.mark.parametrize("text", ["8-16", "8", "8-16-32-64-128", "", "8-16-32-x", "0-16-32-64"])
+def test_wrong_widths_are_a_sentence(nb, text):
+    with pytest.raises(ValueError) as found:
+        nb.make_settings("smoke", f"v.widths={text}")
+    said = str(found.value)
+    assert "v.widths" in said and "8-16-32-64" in said and "Field required" not in said and not said.endswith("allowed is )")
+    assert "four widths are needed" in said or "-16-32-" in text
+
+
+# Training that stops, and goes on elsewhere.
+
+
+def a_fit(nb, folder, loss_at=lambda step: None, steps=8, **how):
+    """Train two numbers; `loss_at` may put another loss in the place of a step's own."""
+    nb.torch.manual_seed(0)
+    model = nb.nn.Linear(2, 1)
+
+    def batch_loss(generator, step):
+        loss = model(nb.torch.randn(4, 2, generator=generator)).square().mean() if loss_at(step) is None else loss_at(step) * model.weight.sum()
+        return loss, {"loss": loss}
+
+    return nb.fit(model, batch_loss, nb.TrainSettings(steps=steps, batch=4), 0, nb.Progress(folder), "a trial", **how)
+
+
+def test_a_training_begun_without_a_scaler_goes_on_with_one_and_the_other_way_round(nb, tmp_path, monkeypatch):
+    monkeypatch.setattr(nb, "SAVE_EVERY", 3)
+
+    def stop(step):
+        if step == 5:
+            raise KeyboardInterrupt
+
+    for number, (first, then) in enumerate(((nb.torch.float32, nb.torch.float16), (nb.torch.float16, nb.torch.float32))):
+        with pytest.raises(KeyboardInterrupt):
+            a_fit(nb, tmp_path / str(number), stop, precision=first)
+        saved = nb.torch.load(tmp_path / str(number) / "progress.pt", weights_only=True)["state"]
+        assert bool(saved["scaler"]) == (first == nb.torch.float16) and saved["step"] == 3
+        assert len(a_fit(nb, tmp_path / str(number), precision=then)["log"]["step"]) == 2
+
+
+def test_only_a_v_in_float16_has_a_scaler(nb, smoke, world, memory, tmp_path, monkeypatch):
+    on, real = [], nb.torch.amp.GradScaler
+    monkeypatch.setattr(nb.torch.amp, "GradScaler", lambda *device, **how: on.append(how["enabled"]) or real(*device, **how | {"enabled": False}))
+    monkeypatch.setattr(nb, "choose_precision", lambda device: nb.torch.float16)
+    nb.train_v(nb.Progress(tmp_path / "v"), memory, v=smoke.v.but(steps=1, batch=4), seed=1)
+    nb.train_m(nb.Progress(tmp_path / "m"), world.memory, world.codes, m=smoke.m.but(steps=1, batch=4, hidden=8), seed=1)
+    assert on == [True, False]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_names_its_step_and_nothing_is_kept(nb, run_folder, monkeypatch, value):
+    monkeypatch.setattr(nb, "SAVE_EVERY", 2)
+
+    def work(progress, *, steps: int):
+        return a_fit(nb, progress.folder, lambda step: value if step == 5 else None, steps)
+
+    work.__module__ = nb.__name__
+    monkeypatch.setattr(nb, "stage_key", lambda *what, **how: "key")
+    with pytest.raises(FloatingPointError, match="a trial: the loss.*step 5"):
+        nb.keep(work, name="trial", steps=8)
+    assert not list((run_folder / "trial-key").iterdir())
+
+
+def test_a_weight_that_is_no_number_after_the_last_step_is_not_kept(nb, tmp_path):
+    model = nb.nn.Linear(1, 1)
+
+    def batch_loss(generator, step):
+        return (0 * model.weight.sum()).sqrt(), {}  # the loss is 0, its gradient none
+
+    with pytest.raises(FloatingPointError, match="a weight.*step 1"):
+        nb.fit(model, batch_loss, nb.TrainSettings(steps=1), 0, nb.Progress(tmp_path), "a trial")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(5, "Input/output error"),
+        PermissionError(13, "Permission denied"),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+)
+def test_a_machine_that_fails_in_reading_sets_nothing_aside(nb, run_folder, monkeypatch, error):
+    how = {"purpose": "random", "episodes": 2, "seed": 1, "workers": 1}
+    stage, episodes = nb.recorded(nb.RandomPolicy(1), **how)
+
+    def fail(*_, **__):
+        raise error
+
+    for owner, name in ((nb.torch, "load"), (nb, "read_dataset")):
+        before = sorted(path.name for path in stage.folder.iterdir())
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, fail)
+            with pytest.raises(type(error)):
+                nb.recorded(nb.RandomPolicy(1), **how)
+        assert sorted(path.name for path in stage.folder.iterdir()) == before
+    again = nb.recorded(nb.RandomPolicy(1), **how)[1]
+    assert all((a.frames == b.frames).all() for a, b in zip(episodes, again))
+
+
+def test_a_part_that_was_deleted_is_recorded_again(nb, run_folder):
+    how = {"purpose": "random", "episodes": 2, "seed": 1, "workers": 1}
+    stage, before = nb.recorded(nb.RandomPolicy(1), **how)
+    nb.shutil.rmtree(stage.folder / stage.result["parts"][0])
+    after = nb.recorded(nb.RandomPolicy(1), **how)[1]
+    assert all((a.frames == b.frames).all() for a, b in zip(before, after))
+
+
+def test_a_recording_that_was_interrupted_counts_all_its_seconds(nb, run_folder, monkeypatch):
+    monkeypatch.setattr(nb, "PART", 2)
+    how, real, parts = {"purpose": "random", "episodes": 4, "seed": 1, "workers": 1}, nb.play, iter(range(9))
+
+    def slow_then_stopped(*what):
+        if next(parts) == 1:
+            raise KeyboardInterrupt
+        time.sleep(2)
+        return real(*what)
+
+    monkeypatch.setattr(nb, "stage_key", lambda *what, **how: "key")  # another `play` would be another stage
+    with monkeypatch.context() as patch:
+        patch.setattr(nb, "play", slow_then_stopped)
+        with pytest.raises(KeyboardInterrupt):
+            nb.recorded(nb.RandomPolicy(1), **how)
+    begin = time.perf_counter()
+    stage, episodes = nb.recorded(nb.RandomPolicy(1), **how)
+    took = time.perf_counter() - begin
+    assert len(episodes) == 4 and took < stage.seconds and stage.seconds > 2
+
+
+def test_an_agent_meets_another_number_of_environments(nb, world, memory):
+    v = nb.frozen(nb.V(nb.make_settings("smoke", "v.latents=6").v))
+    agent = nb.Agent(world._replace(v=v), nb.controller(nb.torch.ones(23)))
+    for workers in (2, 3, 1):
+        assert len(nb.play(agent, nb.seeds_for("random", 0, 3), workers, steps=5)) == 3
+    pairs = world._replace(v=v, m=nb.M(6, 16, 2), context=2)
+    macro = nb.MacroAgent(pairs, lambda k, state: (state.z[:, :2] > 0).float())
+    for workers in (2, 3):
+        assert len(nb.play(macro, nb.seeds_for("random", 0, 3), workers, steps=5)) == 3
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+@pytest.mark.parametrize("place", ["seconds", "values", "settings"])
+def test_numbers_of_a_foreign_checkpoint_must_be_finite(nb, smoke, tmp_path, place, number):
+    from safetensors.torch import save_file
+
+    about = {"settings": smoke.model_dump(mode="json"), "values": {"v/loss": 1.0}, "seconds": {"v": 3.0}}
+    path, text = tmp_path / "checkpoint.safetensors", nb.json.dumps(about)
+    save_file({"v/weights": nb.torch.ones(2)}, path, {"about": text})
+    assert nb.load_checkpoint(path, smoke)["v"].seconds == 3.0
+    old = {"seconds": '"v": 3.0', "values": '"v/loss": 1.0', "settings": '"temperature": 0.0'}[place]
+    assert old in text
+    save_file({"v/weights": nb.torch.ones(2)}, path, {"about": text.replace(old, f"{old.partition(':')[0]}: {number}")})
+    with pytest.raises(ValueError, match="not a checkpoint"):
+        nb.load_checkpoint(path, smoke)
+
+
+def test_a_home_folder_is_understood(nb, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert nb.usable_folder(Path("~/runs")) == tmp_path / "runs" and (tmp_path / "runs").is_dir()
+
+
+def test_code_that_cannot_be_read_has_one_key_in_every_kernel():
+    """A cell under `%%time` leaves no source behind; sets have another order in each process."""
+    source = """
+def pays(x, kinds=(1, frozenset({"a", "b", "c"}))):
+    return x in {"left", "right", "up", "down"}
+class Net:
+    near, how = 3, pays
+    def size(self, x: "int") -> list[int]:
+        return [k for k in range(x) if k in ({1, 2, 3}, "x")]
+def work(progress, *, how=pays, of: callable = pays, seed: int):
+    return {"a": Net().size(3) in {"x", "y", "z"}}
+"""
+    code = "import contextlib, functools, json\nfrom collections.abc import Callable\nfrom pathlib import Path\nfrom typing import Any, NamedTuple\n"
+    code += f"{cell('define-plain-source')}\nexec(compile({source!r}, '<timed exec>', 'exec'))\nprint(code_of(work))\n"
+    ways = [
+        subprocess.run([sys.executable, "-"], input=code, env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, text=True, encoding="utf-8").stdout
+        for seed in "123"
+    ]
+    assert "left" in ways[0] and len(set(ways)) == 1
+
+
+# Our own files.
+
+
+def test_an_asset_is_taken_from_beside_the_notebook_else_fetched_once_else_a_sentence_says_where_it_lies(nb, tmp_path, monkeypatch, capsys):
+    import io
+    import urllib.error
+
+    asked = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WM_RUN_FOLDER", str(tmp_path / "kept"))
+    monkeypatch.setattr(nb.urllib.request, "urlopen", lambda address, timeout: asked.append(address) or io.BytesIO(b"a,b"))
+    path = nb.asset("experiments/student.csv")
+    assert path.read_bytes() == b"a,b" and path.is_relative_to(tmp_path / "kept")
+    assert asked == [f"https://github.com/{nb.REPOSITORY}/raw/main/assets/experiments/student.csv"]
+    assert nb.asset("experiments/student.csv") == path and len(asked) == 1 and [file.name for file in path.parent.iterdir()] == ["student.csv"]
+
+    def refuse(address, timeout):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr(nb.urllib.request, "urlopen", refuse)
+    assert nb.asset("quick_run/film.png") is None
+    said = capsys.readouterr().out
+    assert "assets/quick_run/film.png is not beside this notebook" in said and nb.REPOSITORY in said
+    beside = tmp_path / "assets" / "experiments"
+    beside.mkdir(parents=True)
+    (beside / "student.csv").write_bytes(b"beside")
+    assert nb.asset("experiments/student.csv").read_bytes() == b"beside"

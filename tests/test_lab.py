@@ -28,16 +28,12 @@ def lab(tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     settings = {
-        "WM_PROFILE": "smoke",
-        "WM_ROADS": "none",
-        "WM_RUN_FOLDER": str(folder / "runs"),
-        "TQDM_DISABLE": "1",
         "WM_NO_WIDGETS": "",
         "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
     }
     kept = folder / "settings" / "@jupyterlab" / "notebook-extension"
     kept.mkdir(parents=True)
-    (kept / "tracker.jupyterlab-settings").write_text('{"windowingMode": "none"}')  # all cells are in the page, seen or not
+    (kept / "tracker.jupyterlab-settings").write_text('{"windowingMode": "none"}', encoding="utf-8")  # all cells are in the page, seen or not
     options = [f"--ServerApp.root_dir={folder}", f"--port={port}", "--no-browser", "--IdentityProvider.token=", "--allow-root", "--expose-app-in-browser"]
     server = subprocess.Popen(
         [sys.executable, "-m", "jupyterlab", *options], cwd=folder, env=os.environ | settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -18,7 +18,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 
 def data_in(page: Path) -> dict:
     """What the notebook has put into the page."""
-    return json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', page.read_text(), re.DOTALL)[1])
+    return json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', page.read_text(encoding="utf-8"), re.DOTALL)[1])
 
 
 def arrays_in(data: dict) -> dict[str, np.ndarray]:
@@ -90,7 +90,7 @@ def until(tab, condition: str) -> None:
 
 def test_one_file_without_a_network(page):
     for file in (page, ROOT / "assets" / "dream.html"):
-        text = file.read_text()
+        text = file.read_text(encoding="utf-8")
         assert len(text.encode()) < 2_000_000
         assert not re.search(r"https?://|\bsrc=|\bfetch\(|import\(|XMLHttpRequest|<link", text)
         assert "__" not in text.replace("__proto__", "")
@@ -248,7 +248,7 @@ def rendered(tmp_path_factory):
     from nbconvert import HTMLExporter
 
     file = tmp_path_factory.mktemp("rendered") / "notebook.html"
-    file.write_text(HTMLExporter(template_name="classic").from_filename(str(NOTEBOOK))[0])
+    file.write_text(HTMLExporter(template_name="classic").from_filename(str(NOTEBOOK))[0], encoding="utf-8")
     return file
 
 

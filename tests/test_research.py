@@ -67,7 +67,7 @@ def ranked(nb, world, tmp_path, monkeypatch):
 
     def rank():
         rank.weights = []
-        return nb.rank_controllers(nb.Progress(tmp_path), world, verifier, c=nb.CSettings(), seed=4, episodes=2, starts=40, workers=1)["lines"]
+        return nb.rank_controllers(nb.Progress(tmp_path), world, verifier, c=nb.CSettings(temperature=1.0), seed=4, episodes=2, starts=40, workers=1)["lines"]
 
     rank.path = path
     return rank

@@ -196,7 +196,7 @@ def test_foreign_saves_are_set_aside_and_their_code_is_never_run(nb, tmp_path):
 
 
 def test_an_unusable_folder_is_a_sentence(nb, tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(RuntimeError, match="WM_RUN_FOLDER"):
         nb.usable_folder(tmp_path / "file" / "runs")
     with pytest.raises(RuntimeError, match="WM_OUT_FOLDER"):
@@ -213,8 +213,13 @@ def small_run(nb, smoke, folder):
     ]
     stages.append(stages[1]._replace(name="again"))  # it shares its tensors
     digest = nb.save_checkpoint(folder / "checkpoint.safetensors", stages, smoke)
-    (folder / "manifest.json").write_text(nb.json.dumps({"checkpoint_sha256": digest}))
+    (folder / "manifest.json").write_text(nb.json.dumps({"checkpoint_sha256": digest}), encoding="utf-8")
     return stages, digest
+
+
+def ours(nb, monkeypatch, folder):
+    """Make this folder the one in which the notebook finds the files of our own run."""
+    monkeypatch.setattr(nb, "asset", lambda name: folder / nb.Path(name).name)
 
 
 def test_checkpoint_round_trip(nb, smoke, tmp_path):
@@ -229,7 +234,7 @@ def test_checkpoint_round_trip(nb, smoke, tmp_path):
 
 def test_pretrained_stages_are_used_and_nothing_is_trained(nb, smoke, run_folder, monkeypatch):
     small_run(nb, smoke, run_folder)
-    monkeypatch.setattr(nb, "REFERENCE", run_folder)
+    ours(nb, monkeypatch, run_folder)
     monkeypatch.setattr(nb, "PRETRAINED", nb.find_pretrained(smoke.but(seed=7)))
     stage = nb.keep(nb.train_v, None, name="v", v=smoke.v, seed=7)  # without a memory it could not train
     assert stage.seconds == 3.0 and stage.key.startswith("pretrained") and stage.key.endswith("seed-123")
@@ -239,14 +244,14 @@ def test_pretrained_stages_are_used_and_nothing_is_trained(nb, smoke, run_folder
     "harm, words",
     [
         (lambda folder: (folder / "checkpoint.safetensors").write_bytes(b"junk"), "checksum"),
-        (lambda folder: (folder / "manifest.json").write_text("{}"), "checkpoint_sha256"),
-        (lambda folder: (folder / "manifest.json").write_text("not json"), "can't be used"),
+        (lambda folder: (folder / "manifest.json").write_text("{}", encoding="utf-8"), "checkpoint_sha256"),
+        (lambda folder: (folder / "manifest.json").write_text("not json", encoding="utf-8"), "can't be used"),
     ],
 )
 def test_unusable_pretrained_checkpoint_is_a_sentence(nb, smoke, tmp_path, monkeypatch, capsys, harm, words):
     small_run(nb, smoke, tmp_path)
     harm(tmp_path)
-    monkeypatch.setattr(nb, "REFERENCE", tmp_path)
+    ours(nb, monkeypatch, tmp_path)
     assert nb.find_pretrained(smoke) == {}
     said = capsys.readouterr().out
     assert words in said and "trains its own" in said
@@ -265,15 +270,10 @@ def test_the_shipped_checkpoint_fits_the_profiles_with_a_gpu_too(tmp_path, monke
 
 def test_pretrained_of_another_size_and_without_a_network(nb, smoke, run_folder, monkeypatch, capsys):
     small_run(nb, smoke, run_folder)
-    monkeypatch.setattr(nb, "REFERENCE", run_folder)
+    ours(nb, monkeypatch, run_folder)
     assert nb.find_pretrained(nb.make_settings("smoke", "m.hidden=32")) == {} and "m.hidden = 192" in capsys.readouterr().out
-
-    def no_network(*_, **__):
-        raise nb.urllib.request.URLError("no network")
-
-    monkeypatch.setattr(nb, "REFERENCE", run_folder / "nowhere")
-    monkeypatch.setattr(nb.urllib.request, "urlopen", no_network)
-    assert nb.find_pretrained(smoke) == {} and "no network" in capsys.readouterr().out
+    monkeypatch.setattr(nb, "asset", lambda name: None)
+    assert nb.find_pretrained(smoke) == {} and "it is not here" in capsys.readouterr().out
 
 
 def test_json_is_strict(nb):

@@ -166,10 +166,16 @@ def right_pays(m):
     return m
 
 
+def no_network(*what, **how):
+    """As on a train."""
+    raise OSError("no network")
+
+
 def test_the_table_comes_from_the_run_or_from_the_file(nb, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(nb, "OUT", tmp_path, raising=False)
-    assert len(nb.table_of("mine", [])) == 0 and "is not here" in capsys.readouterr().out
+    monkeypatch.setattr(nb.urllib.request, "urlopen", no_network)
+    assert len(nb.table_of("mine", [])) == 0 and "is not beside this notebook" in capsys.readouterr().out
     lines = [{"learner": "a", "real": 12.5}, {"learner": "b", "real": 500.0}]
     assert nb.table_of("mine", lines)["real"].tolist() == [12.5, 500.0]
     (tmp_path / "assets" / "experiments").mkdir(parents=True)

@@ -1,0 +1,63 @@
+"""Does every setting do its work? The notebook from nothing to its last cell, all roads computed, twice: with every setting away from the smallest profile's
+value, and with all of them at their lower ends. `python tests/settings.py`; CI runs it, the tests do not (it takes some minutes)."""
+
+import os
+import sys
+import tempfile
+import time
+
+import nbformat
+from conftest import NOTEBOOK, ROOT, SMALLEST, load_notebook, own_sockets
+from nbclient import NotebookClient
+
+
+def leaves(branch, name: str = ""):
+    """(name, value, limits) of every setting below a branch."""
+    for field, about in type(branch).model_fields.items():
+        value = getattr(branch, field)
+        if hasattr(value, "model_fields"):
+            yield from leaves(value, f"{name}{field}.")
+        else:
+            ends = {end: getattr(limit, end) for limit in about.metadata for end in ("ge", "le") if hasattr(limit, end)}
+            yield name + field, value, ends
+
+
+def text_of(value) -> str:
+    """A value as it is written in an override."""
+    return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def elsewhere(value, ends: dict):
+    """Another value, not far away."""
+    if isinstance(value, tuple):
+        return tuple(width + 1 for width in value)
+    if isinstance(value, float):
+        other = 0.9 * value if value else 0.5
+        return max(ends["ge"], min(ends["le"], other))
+    return value + 1 if value + 1 <= ends["le"] else value - 1
+
+
+def overrides_of(nb) -> dict[str, str]:
+    """The two runs: name -> overrides."""
+    found = list(leaves(nb.make_settings("smoke")))
+    away = {name: elsewhere(value, ends) for name, value, ends in found}
+    defaults = {name: value for name, value, _ in leaves(nb.Settings())}
+    assert not [name for name, value, _ in found if away[name] in (value, defaults[name])]
+    low = {name: (1, 1, 1, 1) if isinstance(value, tuple) else ends["ge"] for name, value, ends in found}
+    return {kind: ",".join(f"{name}={text_of(value)}" for name, value in values.items()) for kind, values in {"away": away, "low": low}.items()}
+
+
+def execute(kind: str, overrides: str) -> None:
+    """One run. An error in a cell is an error here."""
+    begin, notebook = time.time(), nbformat.read(NOTEBOOK, 4)
+    with tempfile.TemporaryDirectory() as folder:
+        client = NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(ROOT)}}, config=own_sockets())
+        client.execute(env=os.environ | SMALLEST | {"WM_OVERRIDES": overrides, "WM_ROADS": "all", "WM_RUN_FOLDER": folder})
+    print(f"{kind}: every cell in {time.time() - begin:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    for kind, overrides in overrides_of(load_notebook()).items():
+        if len(sys.argv) < 2 or kind in sys.argv[1:]:
+            print(f"{kind}: {overrides}", flush=True)
+            execute(kind, overrides)
