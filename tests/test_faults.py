@@ -273,10 +273,12 @@ def test_two_kernels_may_record_the_same(nb, episodes, tmp_path, monkeypatch):
 
 
 def test_two_processes_save_the_same_file_at_once(tmp_path):
-    code = "import sys; sys.path.insert(0, sys.argv[1])\nfrom conftest import load_notebook\nnb = load_notebook()\nfor k in range(200): nb.save({'a': nb.torch.full((1000,), k)}, nb.Path(sys.argv[2]))"
-    writers = [subprocess.Popen([sys.executable, "-c", code, str(ROOT / "tests"), str(tmp_path / "result.pt")]) for _ in range(2)]
+    code = "import contextlib, io, os, sys, time, torch\nfrom collections.abc import Iterator\nfrom pathlib import Path\nfrom typing import Any\n"
+    code += f"{cell('define-usable-folder')}\nfor k in range(200): save({{'a': torch.full((1000,), k)}}, Path(sys.argv[1]))\n"
+    (tmp_path / "save.py").write_text(code, encoding="utf-8")
+    writers = [subprocess.Popen([sys.executable, str(tmp_path / "save.py"), str(tmp_path / "place" / "result.pt")]) for _ in range(2)]
     assert [writer.wait(120) for writer in writers] == [0, 0]
-    assert [path.name for path in tmp_path.iterdir()] == ["result.pt"]
+    assert [path.name for path in (tmp_path / "place").iterdir()] == ["result.pt"]
 
 
 @pytest.mark.parametrize("error, seen", [(OSError(28, "No space left on device"), RuntimeError), (KeyboardInterrupt(), KeyboardInterrupt)])

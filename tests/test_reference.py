@@ -82,9 +82,9 @@ def test_the_shipped_checkpoint_plays_as_the_manifest_says(nb, manifest):
     shipped = nb.load_checkpoint(FOLDER / "checkpoint.safetensors", settings)
     v, m = nb.frozen(nb.V(settings.v), shipped["v"].result), nb.frozen(nb.M(settings.v.latents, settings.m.hidden), shipped["practice"].result)
     world = nb.World(v, m, None, nb.Codes(nb.torch.zeros(1, 1, settings.v.latents), *[None] * 4), settings.m.context)
-    returns = nb.lives(nb.Agent(world, nb.controller(shipped["c"].result["weights"])), "test", 123, 4, 4)
+    returns = nb.lives(nb.Agent(world, nb.controller(shipped["c"].result["weights"])), "test", 123, 2, 2)
     # Another processor rounds differently, and a close decision may then go the other way.
-    assert np.mean(returns) > 0.9 * np.mean(manifest["real_returns"][:4]), returns
+    assert np.mean(returns) > 0.9 * np.mean(manifest["real_returns"][:2]), returns
 
 
 def test_the_repository_is_the_same_everywhere(nb):
