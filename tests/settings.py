@@ -15,7 +15,7 @@ def leaves(branch, name: str = ""):
     """(name, value, limits) of every setting below a branch."""
     for field, about in type(branch).model_fields.items():
         value = getattr(branch, field)
-        if hasattr(value, "model_fields"):
+        if hasattr(type(value), "model_fields"):
             yield from leaves(value, f"{name}{field}.")
         else:
             ends = {end: getattr(limit, end) for limit in about.metadata for end in ("ge", "le") if hasattr(limit, end)}
@@ -27,22 +27,22 @@ def text_of(value) -> str:
     return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def elsewhere(value, ends: dict):
-    """Another value, not far away."""
+def elsewhere(value, default, ends: dict):
+    """A value that is neither the profile's nor the default, and not far away."""
     if isinstance(value, tuple):
         return tuple(width + 1 for width in value)
     if isinstance(value, float):
-        other = 0.9 * value if value else 0.5
-        return max(ends["ge"], min(ends["le"], other))
-    return value + 1 if value + 1 <= ends["le"] else value - 1
+        tries = (0.9 * value, 0.8 * value, 0.5, 0.4)
+    else:
+        tries = (value + 1, value + 2, value - 1)
+    return next(other for other in tries if other not in (value, default) and ends["ge"] <= other <= ends["le"])
 
 
 def overrides_of(nb) -> dict[str, str]:
     """The two runs: name -> overrides."""
     found = list(leaves(nb.make_settings("smoke")))
-    away = {name: elsewhere(value, ends) for name, value, ends in found}
     defaults = {name: value for name, value, _ in leaves(nb.Settings())}
-    assert not [name for name, value, _ in found if away[name] in (value, defaults[name])]
+    away = {name: elsewhere(value, defaults[name], ends) for name, value, ends in found}
     low = {name: (1, 1, 1, 1) if isinstance(value, tuple) else ends["ge"] for name, value, ends in found}
     return {kind: ",".join(f"{name}={text_of(value)}" for name, value in values.items()) for kind, values in {"away": away, "low": low}.items()}
 
