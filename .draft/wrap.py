@@ -24,7 +24,7 @@ def docstring_lines(raw, indent):
     """Rewrap a docstring's source lines (quotes included) at an indent."""
     body = "\n".join(raw).strip()
     assert body.startswith('"""') and body.endswith('"""'), body[:40]
-    inner = body[3:-3]
+    inner = body[3:-3].rstrip()
     out, paragraph, ind = [], [], indent
     lines = inner.split("\n")
     blocks = []  # (indent, text lines) or blank
@@ -77,7 +77,7 @@ def wrap(source):
     tree = ast.parse(source)
     docs = []
     for node in ast.walk(tree):
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef)) and ast.get_docstring(node) is not None:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef, ast.Module)) and ast.get_docstring(node) is not None:
             docs.append((node.body[0].lineno - 1, node.body[0].end_lineno, node.body[0].col_offset))
     inside = set()
     for first, end, column in sorted(docs, reverse=True):

@@ -1,4 +1,5 @@
-"""For nbval, which executes the notebook itself: the smallest profile. For the other tests: the notebook's definitions as a module."""
+"""For nbval, which executes the notebook itself: the smallest profile. For the other tests: the
+notebook's definitions as a module."""
 
 import atexit
 import json
@@ -20,19 +21,34 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "world_models_cartpole.ipynb"
 CELLS = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-SMALLEST = {"WM_PROFILE": "smoke", "WM_ROADS": "none", "WM_OVERRIDES": "evaluate.remedy_seeds=0", "WM_NO_WIDGETS": "1", "TQDM_DISABLE": "1"}
-OF_THE_USER = ("WM_OUT_FOLDER", "WM_USE_PRETRAINED", "WM_GGUF", "MPLBACKEND")  # what else the notebook would follow
+SMALLEST = {
+    "WM_PROFILE": "smoke",
+    "WM_ROADS": "none",
+    "WM_OVERRIDES": "evaluate.remedy_seeds=0",
+    "WM_NO_WIDGETS": "1",
+    "TQDM_DISABLE": "1",
+}
+OF_THE_USER = (
+    "WM_OUT_FOLDER",
+    "WM_USE_PRETRAINED",
+    "WM_GGUF",
+    "MPLBACKEND",
+)  # what else the notebook would follow
 
 
 def own_sockets() -> Config:
-    """Settings of a kernel whose sockets are files of its own: kernels that start in the same instant may pick the same port. (Windows knows ports only.)"""
+    """Settings of a kernel whose sockets are files of its own: kernels that start in the same
+    instant may pick the same port. (Windows knows ports only.)"""
     folder = tempfile.mkdtemp(prefix="kernel-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Config({} if os.name == "nt" else {"KernelManager": {"transport": "ipc", "ip": f"{folder}/socket"}})
+    return Config(
+        {} if os.name == "nt" else {"KernelManager": {"transport": "ipc", "ip": f"{folder}/socket"}}
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """What every kernel of this session finds in its environment; all of them share one run folder, so that nothing is trained twice."""
+    """What every kernel of this session finds in its environment; all of them share one run folder,
+    so that nothing is trained twice."""
     for name in OF_THE_USER:
         os.environ.pop(name, None)
     os.environ.update(SMALLEST, WM_RUN_FOLDER=tempfile.mkdtemp(prefix="world-models-"))
@@ -46,7 +62,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """nbval waits 5 s for each message of a cell that is done, and no option changes that (computationalmodelling/nbval#151): too little on a busy machine.
+    """nbval waits 5 s for each message of a cell that is done, and no option changes that
+    (computationalmodelling/nbval#151): too little on a busy machine.
 
     Tables are compared as text: each version of pandas writes its own HTML."""
     for item in items:
@@ -62,11 +79,18 @@ def source_of(cell: dict) -> str:
 
 def tagged(tag: str) -> list[dict]:
     """The code cells with this tag, in order."""
-    return [cell for cell in CELLS if cell["cell_type"] == "code" and tag in cell["metadata"].get("tags", [])]
+    return [
+        cell
+        for cell in CELLS
+        if cell["cell_type"] == "code" and tag in cell["metadata"].get("tags", [])
+    ]
 
 
-def load_notebook(name: str = "notebook", edit=lambda source: source, readable: bool = True) -> types.ModuleType:
-    """A module made of the cells tagged `define`; `edit` may change a cell's source first; `readable`: Python can look the source up, as in a kernel."""
+def load_notebook(
+    name: str = "notebook", edit=lambda source: source, readable: bool = True
+) -> types.ModuleType:
+    """A module made of the cells tagged `define`; `edit` may change a cell's source first;
+    `readable`: Python can look the source up, as in a kernel."""
     module = types.ModuleType(name)
     sys.modules[name] = module
     cloudpickle.register_pickle_by_value(module)  # no other process could import it
@@ -113,7 +137,13 @@ def world(nb, memory):
         nb.nn.init.normal_(part.weight, std=0.3)
     mu = nb.torch.cumsum(0.1 * nb.torch.randn(2, len(memory), 6), 1)
     flags = nb.torch.zeros(2, len(memory.episodes), dtype=bool)
-    codes = nb.Codes(mu, nb.torch.full_like(mu, -4.0), nb.torch.stack([memory.actions, 1 - memory.actions]), flags.long(), flags)
+    codes = nb.Codes(
+        mu,
+        nb.torch.full_like(mu, -4.0),
+        nb.torch.stack([memory.actions, 1 - memory.actions]),
+        flags.long(),
+        flags,
+    )
     codes.mirror[1] = True
     return nb.World(None, m, memory, codes, 4)
 

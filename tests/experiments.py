@@ -1,14 +1,15 @@
-"""Run the notebook again and again, with other settings and seeds, and gather what it measured into CSV files.
+"""Run the notebook again and again, with other settings and seeds, and gather what it measured into
+CSV files.
 
     python tests/experiments.py main_line_quick      # ten seeds of the profile that two cores get
-    python tests/experiments.py main_line            # ten seeds of the full profile
-    python tests/experiments.py remedies --jobs 2    # two runs side by side
-    python tests/experiments.py --table              # only gather what is there
+        python tests/experiments.py main_line            # ten seeds of the full profile python
+        tests/experiments.py remedies --jobs 2    # two runs side by side python
+        tests/experiments.py --table              # only gather what is there
 
-The notebook itself is the program: each run executes it from the first cell to the last with `WM_PROFILE` and `WM_OVERRIDES`. Runs share
-their saved stages, so that a remedy which touches only C trains only C. Runs that are finished are left alone: stop it when you like, and start it again.
-Every run leaves a line in `assets/experiments/<experiment>.csv`, those that failed as well.
-"""
+The notebook itself is the program: each run executes it from the first cell to the last with
+`WM_PROFILE` and `WM_OVERRIDES`. Runs share their saved stages, so that a remedy which touches only
+C trains only C. Runs that are finished are left alone: stop it when you like, and start it again.
+Every run leaves a line in `assets/experiments/<experiment>.csv`, those that failed as well."""
 
 import argparse
 import ast
@@ -34,7 +35,8 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "world_models_cartpole.ipynb"
 TABLES = ROOT / "assets" / "experiments"
 RUNS = Path(os.environ.get("WM_RUN_FOLDER", ROOT / "runs")) / "experiments"
-# Part 9 is left out of every run (its cells are tagged `extra`), and most episodes of the coin and the rule: they only measure.
+# Part 9 is left out of every run (its cells are tagged `extra`), and most episodes of the coin and
+# the rule: they only measure.
 MAIN = "evaluate.baseline_episodes=4"
 
 
@@ -51,7 +53,8 @@ EXPERIMENTS = {
     # The main line as it ships: `auto` is quick on two cores, and full where there is CUDA.
     "main_line_quick": Experiment("quick", list(range(1, 11)), MAIN, {"as shipped": ""}),
     "main_line": Experiment("full", list(range(1, 11)), MAIN, {"as shipped": ""}),
-    # What earns its place: runs share their saved stages, so a row that touches only C trains only C.
+    # What earns its place: runs share their saved stages, so a row that touches only C trains only
+    # C.
     "without": Experiment(
         "quick",
         [5, 6, 7],
@@ -68,14 +71,23 @@ EXPERIMENTS = {
         },
     ),
     "data_diet": Experiment(
-        "quick", [5, 6, 7], MAIN, {f"{episodes} random episodes": f"collect.episodes={episodes}" for episodes in (100, 300, 1000, 2000, 5000)}
+        "quick",
+        [5, 6, 7],
+        MAIN,
+        {
+            f"{episodes} random episodes": f"collect.episodes={episodes}"
+            for episodes in (100, 300, 1000, 2000, 5000)
+        },
     ),
     # Seconds, not hours: it shows that the runner works.
     "smoke": Experiment("smoke", [1, 2], "", {"as shipped": "", "horizon 15": "c.horizon=15"}),
 }
 LOCK = threading.Lock()  # one table is written at a time
-COLUMNS = """experiment row overrides profile seed status real_mean real_worst spearman probe_r2_theta open_loop_theta_30 open_loop_x_30
-open_loop_theta_30_from_z random_steps look_steps seconds stage_seconds code returns error""".split()
+COLUMNS = """
+experiment row overrides profile seed status real_mean real_worst spearman probe_r2_theta
+open_loop_theta_30 open_loop_x_30 open_loop_theta_30_from_z random_steps look_steps seconds
+stage_seconds code returns error
+""".split()
 
 
 def lines_of(name: str) -> dict[tuple[str, int], dict]:
@@ -88,32 +100,44 @@ def lines_of(name: str) -> dict[tuple[str, int], dict]:
 
 
 def code_hash(cells: list[nbformat.NotebookNode]) -> str:
-    """Twelve digits of a hash of the code in some cells, the same under every version of Python. Comments, docstrings and blank lines don't count."""
-    return hashlib.sha256("\n".join(bare_code(cell.source) for cell in cells if cell.cell_type == "code").encode()).hexdigest()[:12]
+    """Twelve digits of a hash of the code in some cells, the same under every version of Python.
+    Comments, docstrings and blank lines don't count."""
+    return hashlib.sha256(
+        "\n".join(bare_code(cell.source) for cell in cells if cell.cell_type == "code").encode()
+    ).hexdigest()[:12]
 
 
 def bare_code(source: str) -> str:
-    """Code without its comments, docstrings and blank lines. The text is cut, not parsed and written anew: that differs between versions of Python."""
-    lines = [line.encode() for line in source.splitlines()]  # ast counts columns in bytes, tokenize in characters
+    """Code without its comments, docstrings and blank lines. The text is cut, not parsed and
+    written anew: that differs between versions of Python."""
+    lines = [
+        line.encode() for line in source.splitlines()
+    ]  # ast counts columns in bytes, tokenize in characters
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             row, column = token.start
             lines[row - 1] = token.line[:column].encode()
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node) is not None:
+        if (
+            isinstance(node, (ast.FunctionDef, ast.ClassDef))
+            and ast.get_docstring(node) is not None
+        ):
             first, last = node.body[0].lineno, node.body[0].end_lineno
             lines[first - 1 : last] = [b""] * (last - first + 1)
     return "\n".join(line.decode().rstrip() for line in lines if line.strip())
 
 
 def run(name: str, row: str, seed: int) -> None:
-    """Execute the notebook once, unless that run is finished; leave `line.json` in the run's own folder, whatever happens.
+    """Execute the notebook once, unless that run is finished; leave `line.json` in the run's own
+    folder, whatever happens.
 
-    Finished is also what stands so in the CSV file, made by the same code: another machine may have run it.
-    """
+    Finished is also what stands so in the CSV file, made by the same code: another machine may have
+    run it."""
     experiment = EXPERIMENTS[name]
     folder = RUNS / name / f"{row.replace(' ', '-').replace(',', '')}-{seed}"
-    if (folder / "line.json").exists() and json.loads((folder / "line.json").read_text(encoding="utf-8"))["status"] == "finished":
+    if (folder / "line.json").exists() and json.loads(
+        (folder / "line.json").read_text(encoding="utf-8")
+    )["status"] == "finished":
         return
     overrides = ",".join(filter(None, [experiment.common, experiment.rows[row], f"seed={seed}"]))
     notebook = nbformat.read(NOTEBOOK, 4)
@@ -121,32 +145,62 @@ def run(name: str, row: str, seed: int) -> None:
     notebook.cells = [cell for cell, its in zip(notebook.cells, tags) if "extra" not in its]
     code = code_hash(notebook.cells)
     known = lines_of(name).get((row, seed), {})
-    if known.get("status") == "finished" and known["code"] == code and known["overrides"] == overrides:
+    if (
+        known.get("status") == "finished"
+        and known["code"] == code
+        and known["overrides"] == overrides
+    ):
         return
     shutil.rmtree(folder, ignore_errors=True)  # what a failed run has left
     folder.mkdir(parents=True, exist_ok=True)
-    line = {"experiment": name, "row": row, "overrides": overrides, "profile": experiment.profile, "seed": seed, "code": code}
+    line = {
+        "experiment": name,
+        "row": row,
+        "overrides": overrides,
+        "profile": experiment.profile,
+        "seed": seed,
+        "code": code,
+    }
     environment = {
-        "WM_PROFILE": experiment.profile, "WM_OVERRIDES": overrides, "WM_RUN_FOLDER": str(RUNS / "stages"), "WM_OUT_FOLDER": str(folder),
-        "WM_NO_WIDGETS": "1", "TQDM_DISABLE": "1", "MPLBACKEND": "agg",
-    }  # fmt: skip
+        "WM_PROFILE": experiment.profile,
+        "WM_OVERRIDES": overrides,
+        "WM_RUN_FOLDER": str(RUNS / "stages"),
+        "WM_OUT_FOLDER": str(folder),
+        "WM_NO_WIDGETS": "1",
+        "TQDM_DISABLE": "1",
+        "MPLBACKEND": "agg",
+    }
     print(f"{time.strftime('%H:%M')} {name}: {row}, seed {seed}", flush=True)
     begin = time.time()
     try:
-        client = NotebookClient(notebook, timeout=None, resources={"metadata": {"path": str(ROOT)}}, config=own_sockets())
+        client = NotebookClient(
+            notebook,
+            timeout=None,
+            resources={"metadata": {"path": str(ROOT)}},
+            config=own_sockets(),
+        )
         client.execute(env=os.environ | environment)
-        line |= {"status": "finished"} | summary(json.loads((folder / "manifest.json").read_text(encoding="utf-8")))
+        line |= {"status": "finished"} | summary(
+            json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        )
     except Exception as error:
         last_line = ([""] + str(error).strip().splitlines())[-1]  # some errors say nothing
         line |= {"status": "failed", "error": f"{type(error).__name__}: {last_line[:200]}"}
     line["seconds"] = round(time.time() - begin)
     (folder / "line.json").write_text(json.dumps(line, indent=1, allow_nan=False), encoding="utf-8")
-    print(f"{time.strftime('%H:%M')} {name}: {row}, seed {seed}: {line['status']}, {line.get('real_mean', line.get('error'))}", flush=True)
+    print(
+        f"{time.strftime('%H:%M')} {name}: {row}, seed {seed}: {line['status']}, "
+        f"{line.get('real_mean', line.get('error'))}",
+        flush=True,
+    )
 
 
 def summary(manifest: dict) -> dict:
     """What a table needs of one run's manifest."""
-    returns, (seen, read) = manifest["real_returns"], (manifest["open_loop_error"][f"M, {how}"]["30"] for how in ("seen", "from z"))
+    returns, (seen, read) = (
+        manifest["real_returns"],
+        (manifest["open_loop_error"][f"M, {how}"]["30"] for how in ("seen", "from z")),
+    )
 
     def rounded(value: float | None, digits: int) -> float | str:
         """Empty where it could not be measured."""
@@ -162,13 +216,16 @@ def summary(manifest: dict) -> dict:
         "open_loop_theta_30_from_z": rounded(read["theta_degrees"], 3),
         "random_steps": manifest["real_steps"]["random play, trained on"],
         "look_steps": manifest["real_steps"]["looks, only logged"],
-        "stage_seconds": round(sum(manifest["stages"].values())),  # of work, whenever it was done: `seconds` is less where stages were loaded
+        "stage_seconds": round(
+            sum(manifest["stages"].values())
+        ),  # of work, whenever it was done: `seconds` is less where stages were loaded
         "returns": " ".join(f"{value:.0f}" for value in returns),
     }
 
 
 def gather(name: str) -> Path | None:
-    """Write the lines of all runs of an experiment, failed ones included, to its CSV file; lines of earlier runs that are no longer here stay in it."""
+    """Write the lines of all runs of an experiment, failed ones included, to its CSV file; lines of
+    earlier runs that are no longer here stay in it."""
     path = TABLES / f"{name}.csv"
     lines = lines_of(name)
     for file in sorted((RUNS / name).glob("*/line.json")):
@@ -181,22 +238,29 @@ def gather(name: str) -> Path | None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(lines[key] for key in sorted(lines, key=lambda key: (order.get(key[0], len(order)), key[1])))
+        writer.writerows(
+            lines[key]
+            for key in sorted(lines, key=lambda key: (order.get(key[0], len(order)), key[1]))
+        )
     return path
 
 
-def side_by_side(chains: list[tuple[str, int, list[str]]], jobs: int, work: Callable[[str, int, list[str]], None]) -> None:
-    """Call `work(*chain)` for every (experiment, seed, rows), `jobs` at a time and in this order, but never for one seed twice at a time.
+def side_by_side(
+    chains: list[tuple[str, int, list[str]]], jobs: int, work: Callable[[str, int, list[str]], None]
+) -> None:
+    """Call `work(*chain)` for every (experiment, seed, rows), `jobs` at a time and in this order,
+    but never for one seed twice at a time.
 
-    Runs of one seed share stages, which must not be made twice.
-    """
+    Runs of one seed share stages, which must not be made twice."""
     waiting, busy, turn = list(chains), set(), threading.Condition()
 
     def worker() -> None:
         """Take one chain after another until none is left."""
         while True:
             with turn:
-                turn.wait_for(lambda: not waiting or any(seed not in busy for _, seed, _ in waiting))
+                turn.wait_for(
+                    lambda: not waiting or any(seed not in busy for _, seed, _ in waiting)
+                )
                 if not waiting:
                     return
                 chain = next(chain for chain in waiting if chain[1] not in busy)
@@ -218,18 +282,30 @@ def side_by_side(chains: list[tuple[str, int, list[str]]], jobs: int, work: Call
 
 def main(arguments: list[str]) -> None:
     """Run the experiments that are asked for, and gather what is there."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiments", nargs="*", choices=[[], *EXPERIMENTS], help="default: none, only gather")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "experiments", nargs="*", choices=[[], *EXPERIMENTS], help="default: none, only gather"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", help="only these seeds")
     parser.add_argument("--rows", nargs="+", help="only these rows")
-    parser.add_argument("--jobs", type=int, default=1, help="runs side by side; each gets its share of the cores")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="runs side by side; each gets its share of the cores"
+    )
     parser.add_argument("--table", action="store_true", help="only gather")
     options = parser.parse_args(arguments)
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // options.jobs))
     if options.jobs > 1:
-        os.environ["OMP_WAIT_POLICY"] = "passive"  # or idle threads of one run take the cores from the other
+        os.environ["OMP_WAIT_POLICY"] = (
+            "passive"  # or idle threads of one run take the cores from the other
+        )
     chains = [
-        (name, seed, [row for row in EXPERIMENTS[name].rows if options.rows is None or row in options.rows])
+        (
+            name,
+            seed,
+            [row for row in EXPERIMENTS[name].rows if options.rows is None or row in options.rows],
+        )
         for name in ([] if options.table else options.experiments)
         for seed in EXPERIMENTS[name].seeds
         if options.seeds is None or seed in options.seeds
@@ -246,7 +322,9 @@ def main(arguments: list[str]) -> None:
     for name in options.experiments or EXPERIMENTS:
         path = gather(name)
         if path:
-            print(f"{name}: {path.name} has {sum(1 for _ in path.open(encoding='utf-8')) - 1} lines")
+            print(
+                f"{name}: {path.name} has {sum(1 for _ in path.open(encoding='utf-8')) - 1} lines"
+            )
 
 
 if __name__ == "__main__":

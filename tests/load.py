@@ -1,10 +1,12 @@
-"""How many robots can the service of the engineer's road hold? Clients, replicas, a replica that is killed, and requests made to break it.
+"""How many robots can the service of the engineer's road hold? Clients, replicas, a replica that is
+killed, and requests made to break it.
 
-    python tests/load.py                # writes assets/experiments/engineer_load.csv, in about four minutes
-    python tests/load.py --generated 10000    # sends so many generated requests instead, and counts the answers by status
+    python tests/load.py                # writes assets/experiments/engineer_load.csv, in about four
+        minutes python tests/load.py --generated 10000    # sends so many generated requests
+        instead, and counts the answers by status
 
-It serves V, M and C of the shipped checkpoint in INT8, with a verifier of random weights, which takes as long as a trained one.
-"""
+It serves V, M and C of the shipped checkpoint in INT8, with a verifier of random weights, which
+takes as long as a trained one."""
 
 import argparse
 import asyncio
@@ -29,18 +31,24 @@ SECONDS = 8.0  # for each line
 KEY = b"a key for this measurement only!"
 
 
-async def under_load(address: str, clients: int, seconds: float, film: list[str]) -> dict[str, float]:
-    """So many clients, each of which asks again as soon as it is answered: answers per second, milliseconds to an answer, and requests that had to be sent again."""
+async def under_load(
+    address: str, clients: int, seconds: float, film: list[str]
+) -> dict[str, float]:
+    """So many clients, each of which asks again as soon as it is answered: answers per second,
+    milliseconds to an answer, and requests that had to be sent again."""
     took, again, end = [], 0, time.perf_counter() + seconds
 
     async def client(number: int) -> None:
-        """One robot with a recorded film. Without an answer it asks the same again, with the same token."""
+        """One robot with a recorded film. Without an answer it asks the same again, with the same
+        token."""
         nonlocal again
         token, step = "", number
         while time.perf_counter() < end:
             begin = time.perf_counter()
             try:
-                async with session.post(address + "/act", json={"frames": film[step % len(film)], "token": token}) as answer:
+                async with session.post(
+                    address + "/act", json={"frames": film[step % len(film)], "token": token}
+                ) as answer:
                     token = (await answer.json())["token"]
                 took.append(1000 * (time.perf_counter() - begin))
                 step += 1
@@ -48,19 +56,36 @@ async def under_load(address: str, clients: int, seconds: float, film: list[str]
                 again += 1
                 await asyncio.sleep(0.01)
 
-    async with aiohttp.ClientSession(raise_for_status=True, connector=aiohttp.TCPConnector(limit=0)) as session:
+    async with aiohttp.ClientSession(
+        raise_for_status=True, connector=aiohttp.TCPConnector(limit=0)
+    ) as session:
         await asyncio.gather(*map(client, range(clients)))
-    p50, p95, p99 = np.percentile(took, (50, 95, 99)).round(1).tolist() if took else [float("nan")] * 3
-    return {"per second": round(len(took) / seconds, 1), "p50 (ms)": p50, "p95 (ms)": p95, "p99 (ms)": p99, "sent again": again}
+    p50, p95, p99 = (
+        np.percentile(took, (50, 95, 99)).round(1).tolist() if took else [float("nan")] * 3
+    )
+    return {
+        "per second": round(len(took) / seconds, 1),
+        "p50 (ms)": p50,
+        "p95 (ms)": p95,
+        "p99 (ms)": p99,
+        "sent again": again,
+    }
 
 
 def shipped_driver(nb):
     """The driver of the checkpoint, in INT8."""
     settings = nb.make_settings("quick", "")
     stages = nb.load_checkpoint(ROOT / "assets" / "quick_run" / "checkpoint.safetensors", settings)
-    v, m = nb.frozen(nb.V(settings.v), stages["v"].result), nb.frozen(nb.M(settings.v.latents, settings.m.hidden), stages["practice"].result)
+    v, m = (
+        nb.frozen(nb.V(settings.v), stages["v"].result),
+        nb.frozen(nb.M(settings.v.latents, settings.m.hidden), stages["practice"].result),
+    )
     world = nb.World(nb.quantised(v), nb.quantised(m), None, None, settings.m.context)
-    return nb.Driver(world, stages["c"].result["weights"], nb.quantised(nb.frozen(nb.Verifier(settings.v.latents, settings.m.hidden))))
+    return nb.Driver(
+        world,
+        stages["c"].result["weights"],
+        nb.quantised(nb.frozen(nb.Verifier(settings.v.latents, settings.m.hidden))),
+    )
 
 
 def lines_of(nb, driver, film: list[str], only: str = ""):
@@ -68,18 +93,34 @@ def lines_of(nb, driver, film: list[str], only: str = ""):
     for server, replicas in (("uvicorn", 1), ("uvicorn", 2), ("Ray Serve", 1), ("Ray Serve", 2)):
         if only not in ("", server):
             continue
-        with (nb.served if server == "uvicorn" else nb.served_by_ray)(driver, KEY, replicas) as (address, processes):
-            asyncio.run(under_load(address, 64, 20.0 if server == "Ray Serve" else 2.0, film))  # to warm up, and to let Ray Serve grow
+        with (nb.served if server == "uvicorn" else nb.served_by_ray)(driver, KEY, replicas) as (
+            address,
+            processes,
+        ):
+            asyncio.run(
+                under_load(address, 64, 20.0 if server == "Ray Serve" else 2.0, film)
+            )  # to warm up, and to let Ray Serve grow
             print(server, replicas, "processes:", len(processes()), flush=True)
             for clients in CLIENTS:
-                yield {"server": server, "replicas": replicas, "clients": clients, "killed": 0} | asyncio.run(under_load(address, clients, SECONDS, film))
+                yield {
+                    "server": server,
+                    "replicas": replicas,
+                    "clients": clients,
+                    "killed": 0,
+                } | asyncio.run(under_load(address, clients, SECONDS, film))
             if replicas == 2:
                 threading.Timer(SECONDS / 2, processes()[0].kill).start()
-                yield {"server": server, "replicas": replicas, "clients": 32, "killed": 1} | asyncio.run(under_load(address, 32, SECONDS, film))
+                yield {
+                    "server": server,
+                    "replicas": replicas,
+                    "clients": 32,
+                    "killed": 1,
+                } | asyncio.run(under_load(address, 32, SECONDS, film))
 
 
 def generated(app, count: int) -> collections.Counter:
-    """Send so many requests to each operation, made from the app's own OpenAPI page, valid and not (fewer where there are no more); count the answers by status."""
+    """Send so many requests to each operation, made from the app's own OpenAPI page, valid and not
+    (fewer where there are no more); count the answers by status."""
     import schemathesis
     from hypothesis import HealthCheck, given, settings, strategies
 
@@ -93,8 +134,16 @@ def generated(app, count: int) -> collections.Counter:
     for operation in operations:
         modes = (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE)
 
-        @given(case=operation.as_strategy(generation_mode=modes[0]) | operation.as_strategy(generation_mode=modes[1]))
-        @settings(max_examples=count, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+        @given(
+            case=operation.as_strategy(generation_mode=modes[0])
+            | operation.as_strategy(generation_mode=modes[1])
+        )
+        @settings(
+            max_examples=count,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            database=None,
+        )
         def send(case):
             status = case.call().status_code
             statuses[f"{case.method} {case.path} {status}"] += 1
@@ -104,7 +153,9 @@ def generated(app, count: int) -> collections.Counter:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--generated", type=int, default=0)
     parser.add_argument("--only", default="", help="uvicorn or Ray Serve: print, and write nothing")
     arguments = parser.parse_args()
@@ -114,11 +165,15 @@ if __name__ == "__main__":
     driver = shipped_driver(nb)
     gc.freeze()  # the clients shall not wait for Python's collector either
     if arguments.generated:
-        for what, number in sorted(generated(nb.make_app(driver, KEY), arguments.generated).items()):
+        for what, number in sorted(
+            generated(nb.make_app(driver, KEY), arguments.generated).items()
+        ):
             print(f"{number:6d} {what}")
     else:
         frames = nb.play(nb.centred_policy, nb.seeds_for("roads", 0, 1), 1)[0].frames
-        film = [base64.b64encode(frames[k : k + 4].tobytes()).decode() for k in range(len(frames) - 4)]
+        film = [
+            base64.b64encode(frames[k : k + 4].tobytes()).decode() for k in range(len(frames) - 4)
+        ]
         lines = []
         for line in lines_of(nb, driver, film, arguments.only):
             print(line, flush=True)

@@ -1,5 +1,6 @@
-"""Does every setting do its work? The notebook from nothing to its last cell, all roads computed, twice: with every setting away from the smallest profile's
-value, and with all of them at their lower ends. `python tests/settings.py`; CI runs it, the tests do not (it takes some minutes)."""
+"""Does every setting do its work? The notebook from nothing to its last cell, all roads computed,
+twice: with every setting away from the smallest profile's value, and with all of them at their
+lower ends. `python tests/settings.py`; CI runs it, the tests do not (it takes some minutes)."""
 
 import os
 import sys
@@ -18,7 +19,12 @@ def leaves(branch, name: str = ""):
         if hasattr(type(value), "model_fields"):
             yield from leaves(value, f"{name}{field}.")
         else:
-            ends = {end: getattr(limit, end) for limit in about.metadata for end in ("ge", "le") if hasattr(limit, end)}
+            ends = {
+                end: getattr(limit, end)
+                for limit in about.metadata
+                for end in ("ge", "le")
+                if hasattr(limit, end)
+            }
             yield name + field, value, ends
 
 
@@ -35,7 +41,11 @@ def elsewhere(value, default, ends: dict):
         tries = (0.9 * value, 0.8 * value, 0.5, 0.4)
     else:
         tries = (value + 1, value + 2, value - 1)
-    return next(other for other in tries if other not in (value, default) and ends["ge"] <= other <= ends["le"])
+    return next(
+        other
+        for other in tries
+        if other not in (value, default) and ends["ge"] <= other <= ends["le"]
+    )
 
 
 def overrides_of(nb) -> dict[str, str]:
@@ -43,16 +53,31 @@ def overrides_of(nb) -> dict[str, str]:
     found = list(leaves(nb.make_settings("smoke")))
     defaults = {name: value for name, value, _ in leaves(nb.Settings())}
     away = {name: elsewhere(value, defaults[name], ends) for name, value, ends in found}
-    low = {name: (1, 1, 1, 1) if isinstance(value, tuple) else ends["ge"] for name, value, ends in found}
-    return {kind: ",".join(f"{name}={text_of(value)}" for name, value in values.items()) for kind, values in {"away": away, "low": low}.items()}
+    low = {
+        name: (1, 1, 1, 1) if isinstance(value, tuple) else ends["ge"]
+        for name, value, ends in found
+    }
+    return {
+        kind: ",".join(f"{name}={text_of(value)}" for name, value in values.items())
+        for kind, values in {"away": away, "low": low}.items()
+    }
 
 
 def execute(kind: str, overrides: str) -> None:
     """One run. An error in a cell is an error here."""
     begin, notebook = time.time(), nbformat.read(NOTEBOOK, 4)
     with tempfile.TemporaryDirectory() as folder:
-        client = NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(ROOT)}}, config=own_sockets())
-        client.execute(env=os.environ | SMALLEST | {"WM_OVERRIDES": overrides, "WM_ROADS": "all", "WM_RUN_FOLDER": folder})
+        client = NotebookClient(
+            notebook,
+            timeout=1200,
+            resources={"metadata": {"path": str(ROOT)}},
+            config=own_sockets(),
+        )
+        client.execute(
+            env=os.environ
+            | SMALLEST
+            | {"WM_OVERRIDES": overrides, "WM_ROADS": "all", "WM_RUN_FOLDER": folder}
+        )
     print(f"{kind}: every cell in {time.time() - begin:.0f} s", flush=True)
 
 

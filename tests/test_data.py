@@ -4,11 +4,18 @@ import numpy as np
 import pytest
 
 BAD = {
-    "m.hidden=0": ["m.hidden", "'0'", "1 to 8192"], "c.temperature=-1": ["c.temperature", "-1"], "v.widths=8-16-0-64": ["v.widths", "1 to 1024"],
-    "m.size=3": ["m.size", "m.hidden"], "m=3": ["'m'"], "m.=5": ["unknown setting", "m.hidden"], "=5": ["unknown setting", "collect"],
-    "m.hidden=many": ["m.hidden", "many", "integer"], "hello": ["name=value"], "collect.episodes=1,000": ["a comma separates", "1000"],
+    "m.hidden=0": ["m.hidden", "'0'", "1 to 8192"],
+    "c.temperature=-1": ["c.temperature", "-1"],
+    "v.widths=8-16-0-64": ["v.widths", "1 to 1024"],
+    "m.size=3": ["m.size", "m.hidden"],
+    "m=3": ["'m'"],
+    "m.=5": ["unknown setting", "m.hidden"],
+    "=5": ["unknown setting", "collect"],
+    "m.hidden=many": ["m.hidden", "many", "integer"],
+    "hello": ["name=value"],
+    "collect.episodes=1,000": ["a comma separates", "1000"],
     "m.hidden=0,c.horizon=x": ["m.hidden", "c.horizon"],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("text", BAD)
@@ -20,17 +27,36 @@ def test_bad_overrides_name_field_value_and_choice(nb, text):
 
 
 def test_overrides_reach_their_fields(nb):
-    settings = nb.make_settings("full", "m.hidden=128, c.horizon=15,,seed=0,v.widths=4-8-8-16,m.hidden=64")
-    assert (settings.m.hidden, settings.c.horizon, settings.seed, settings.v.widths) == (64, 15, 0, (4, 8, 8, 16))
+    settings = nb.make_settings(
+        "full", "m.hidden=128, c.horizon=15,,seed=0,v.widths=4-8-8-16,m.hidden=64"
+    )
+    assert (settings.m.hidden, settings.c.horizon, settings.seed, settings.v.widths) == (
+        64,
+        15,
+        0,
+        (4, 8, 8, 16),
+    )
     with pytest.raises(ValueError, match="auto, full, quick, smoke"):
         nb.make_settings("slow")
 
 
 def test_full_profile_keeps_the_given_numbers(nb):
     full = nb.make_settings("full")
-    assert (full.seed, full.collect.episodes, full.v.batch, full.v.learning_rate, full.v.ramp_steps, full.v.steps) == (123, 5_000, 256, 1e-3, 10_000, 10_000)
+    assert (
+        full.seed,
+        full.collect.episodes,
+        full.v.batch,
+        full.v.learning_rate,
+        full.v.ramp_steps,
+        full.v.steps,
+    ) == (123, 5_000, 256, 1e-3, 10_000, 10_000)
     assert (full.v.latents, full.m.hidden, full.m.steps) == (64, 256, 20_000)
-    assert (full.c.horizon, full.c.rollouts, full.c.generations, full.c.look_every) == (30, 30, 300, 500)
+    assert (full.c.horizon, full.c.rollouts, full.c.generations, full.c.look_every) == (
+        30,
+        30,
+        300,
+        500,
+    )
 
 
 def test_looks_at_reality_stay_within_ten_thousand_steps(nb):
@@ -41,7 +67,11 @@ def test_looks_at_reality_stay_within_ten_thousand_steps(nb):
 
 
 def test_every_setting_says_its_meaning(nb):
-    fields = [field for branch in nb.Settings.model_fields.values() for field in getattr(branch.annotation, "model_fields", {"": branch}).values()]
+    fields = [
+        field
+        for branch in nb.Settings.model_fields.values()
+        for field in getattr(branch.annotation, "model_fields", {"": branch}).values()
+    ]
     assert all(len(field.description) > 5 for field in fields)
 
 
@@ -56,7 +86,12 @@ def test_episode_shapes_and_clock(episodes):
 def test_same_seed_same_episode_whatever_the_number_of_workers(nb, episodes):
     again = nb.play(nb.RandomPolicy(0), [episode.seed for episode in episodes], 1)
     for a, b in zip(episodes, again):
-        assert a.seed == b.seed and (a.frames == b.frames).all() and (a.actions == b.actions).all() and (a.states == b.states).all()
+        assert (
+            a.seed == b.seed
+            and (a.frames == b.frames).all()
+            and (a.actions == b.actions).all()
+            and (a.states == b.states).all()
+        )
 
 
 def test_a_frame_is_the_renderers_picture_seen_small(nb):
@@ -64,8 +99,12 @@ def test_a_frame_is_the_renderers_picture_seen_small(nb):
     env.reset(seed=3)
     seen, picture = env.step(1)[0]["frame"], env.render()[:, :, 2].astype(float)
     tall, wide = (np.round(np.arange(64) * size / 64).astype(int) for size in picture.shape)
-    areas = np.add.reduceat(np.add.reduceat(picture, tall, 0), wide, 1) / np.outer(np.diff(tall, append=400), np.diff(wide, append=600))
-    assert np.abs(seen - areas).mean() < 2, "each small pixel is the mean of the area that it covers"
+    areas = np.add.reduceat(np.add.reduceat(picture, tall, 0), wide, 1) / np.outer(
+        np.diff(tall, append=400), np.diff(wide, append=600)
+    )
+    assert np.abs(seen - areas).mean() < 2, (
+        "each small pixel is the mean of the area that it covers"
+    )
 
 
 def test_truncation_is_not_termination(nb):
@@ -73,7 +112,9 @@ def test_truncation_is_not_termination(nb):
     assert len(episode.actions) == 500 and episode.truncated and not episode.terminated
     assert not nb.Memory([episode], 0, nb.DEVICE).done.any()
     (short,) = nb.play(nb.centred_policy, [5], 1, steps=30)
-    assert len(short.actions) == 30 and short.truncated and (short.frames == episode.frames[:31]).all()
+    assert (
+        len(short.actions) == 30 and short.truncated and (short.frames == episode.frames[:31]).all()
+    )
 
 
 def test_terminated_episode_is_done_at_its_last_frame_only(memory, episodes):
@@ -98,8 +139,13 @@ def test_shift_and_mirror_are_index_arithmetic(nb, memory):
 
 def test_shifted_state_follows_the_picture(nb, memory):
     rows, none = nb.torch.arange(10), nb.torch.zeros(10, dtype=bool)
-    moved = nb.true_states(memory, rows, nb.torch.full((10,), 4), none) - nb.true_states(memory, rows, nb.torch.zeros(10, dtype=int), none)
-    assert nb.torch.allclose(moved[:, 0], nb.torch.full((10,), -4 * nb.PIXEL_METRES), atol=1e-6) and (moved[:, 1:] == 0).all()
+    moved = nb.true_states(memory, rows, nb.torch.full((10,), 4), none) - nb.true_states(
+        memory, rows, nb.torch.zeros(10, dtype=int), none
+    )
+    assert (
+        nb.torch.allclose(moved[:, 0], nb.torch.full((10,), -4 * nb.PIXEL_METRES), atol=1e-6)
+        and (moved[:, 1:] == 0).all()
+    )
     assert nb.torch.equal(nb.true_states(memory, rows, 0 * rows, ~none), -memory.states[rows])
 
 
@@ -109,14 +155,21 @@ def test_draws_fall_half_on_the_controllers_own_episodes(nb, episodes):
     assert float((mixed.episode[drawn] == 5).float().mean()) == pytest.approx(0.5, abs=0.03)
     plain = nb.Memory(episodes, 0, nb.DEVICE)
     counts = nb.torch.bincount(plain.draw(plain.rows[:10], 20_000, generator), minlength=10)
-    assert len(counts) == 10 and counts.min() > 1_800 and counts.max() < 2_200, "without own episodes every row is as likely"
+    assert len(counts) == 10 and counts.min() > 1_800 and counts.max() < 2_200, (
+        "without own episodes every row is as likely"
+    )
 
 
 def test_dataset_round_trip(nb, episodes, tmp_path):
     nb.write_dataset(episodes[:3], tmp_path / "set", "random policy")
     back = nb.read_dataset(tmp_path / "set")
     for a, b in zip(episodes, back):
-        assert a.seed == b.seed and (a.frames == b.frames).all() and (a.actions == b.actions).all() and a.terminated == b.terminated
+        assert (
+            a.seed == b.seed
+            and (a.frames == b.frames).all()
+            and (a.actions == b.actions).all()
+            and a.terminated == b.terminated
+        )
         assert b.frames.dtype == np.uint8
     assert "3 episodes" in (tmp_path / "set" / "README.md").read_text(encoding="utf-8")
 
@@ -128,7 +181,9 @@ def test_no_two_purposes_share_a_seed(nb):
         nb.seeds_for("exam", 123, 1)
 
 
-def test_broken_part_of_the_data_is_set_aside_and_recorded_anew(nb, run_folder, monkeypatch, capsys):
+def test_broken_part_of_the_data_is_set_aside_and_recorded_anew(
+    nb, run_folder, monkeypatch, capsys
+):
     monkeypatch.setattr(nb, "PART", 2)
     how = {"purpose": "random", "episodes": 4, "seed": 1, "workers": 2}
     stage, before = nb.recorded(nb.RandomPolicy(1), **how)
@@ -141,6 +196,8 @@ def test_broken_part_of_the_data_is_set_aside_and_recorded_anew(nb, run_folder, 
     assert all((a.frames == b.frames).all() for a, b in zip(before, after))
     assert (good / "README.md").stat().st_mtime_ns == stamp  # the whole part was left alone
     assert list(stage.folder.glob("*.unreadable-*"))
-    monkeypatch.setattr(nb, "read_dataset", lambda folder: 1 / 0)  # what can never be read is an error, not an endless loop
+    monkeypatch.setattr(
+        nb, "read_dataset", lambda folder: 1 / 0
+    )  # what can never be read is an error, not an endless loop
     with pytest.raises(ZeroDivisionError):
         nb.recorded(nb.RandomPolicy(1), **how)

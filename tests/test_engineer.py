@@ -1,4 +1,5 @@
-"""The engineer's road: INT8, tokens, the guard, batches, bad input, and a client over a real socket."""
+"""The engineer's road: INT8, tokens, the guard, batches, bad input, and a client over a real
+socket."""
 
 import asyncio
 import base64
@@ -21,7 +22,11 @@ def driver(nb):
     v, m = nb.frozen(nb.V(s.v)), nb.frozen(nb.M(s.v.latents, 16))
     for part in (m.change, m.log_var):
         nb.nn.init.normal_(part.weight, std=0.1)
-    return nb.Driver(nb.World(v, m, None, None, 4), nb.torch.randn(s.v.latents + 17), nb.frozen(nb.Verifier(s.v.latents, 16)))
+    return nb.Driver(
+        nb.World(v, m, None, None, 4),
+        nb.torch.randn(s.v.latents + 17),
+        nb.frozen(nb.Verifier(s.v.latents, 16)),
+    )
 
 
 @pytest.fixture
@@ -46,25 +51,41 @@ def ask(client, frames=FRAMES[0], **more):
 
 def test_int8_is_close_to_float_and_a_quarter_of_its_linear_layers(nb, driver):
     small = nb.quantised(driver.world.m)
-    sizes = [nb.torch.save(module.state_dict(), file := nb.io.BytesIO()) or file.tell() for module in (small, driver.world.m)]
+    sizes = [
+        nb.torch.save(module.state_dict(), file := nb.io.BytesIO()) or file.tell()
+        for module in (small, driver.world.m)
+    ]
     assert sizes[0] < 0.5 * sizes[1]
     layer, x = driver.world.m.gates, nb.torch.randn(64, driver.world.m.gates.in_features)
-    step_w, step_x = 2 * layer.weight.abs().max() / 254, (x.max() - x.min()) / 127  # of the integers; PyTorch gives what flows in 7 bits here
-    most = 0.5 * (step_w * x.abs().sum(1, keepdim=True) + step_x * layer.weight.abs().sum(1)) + 0.25 * step_w * step_x * layer.in_features  # (64, 4H)
+    step_w, step_x = (
+        2 * layer.weight.abs().max() / 254,
+        (x.max() - x.min()) / 127,
+    )  # of the integers; PyTorch gives what flows in 7 bits here
+    most = (
+        0.5 * (step_w * x.abs().sum(1, keepdim=True) + step_x * layer.weight.abs().sum(1))
+        + 0.25 * step_w * step_x * layer.in_features
+    )  # (64, 4H)
     apart = (layer(x) - small.gates(x)).abs()
     assert (apart <= most + 1e-5).all() and apart.max() > 1e-4
 
 
-def test_without_dynamic_quantisation_the_road_says_so_and_serves_in_float(nb, driver, monkeypatch, capsys):
+def test_without_dynamic_quantisation_the_road_says_so_and_serves_in_float(
+    nb, driver, monkeypatch, capsys
+):
     monkeypatch.delattr(nb.torch.ao.quantization, "quantize_dynamic")
-    assert nb.quantised(driver.world.m) is driver.world.m and "served in float" in capsys.readouterr().out
+    assert (
+        nb.quantised(driver.world.m) is driver.world.m
+        and "served in float" in capsys.readouterr().out
+    )
 
 
 def test_a_token_comes_back_as_it_went(nb, driver):
     past = driver(nb.torch.tensor(FRAMES), first(nb, driver), nb.torch.ones(8, dtype=bool))[1]
     seal = nb.Seal(b"k", driver.weights)
     again = nb.Past(*map(nb.torch.stack, zip(*map(seal.open, seal.close(past)))))
-    assert all(nb.torch.allclose(a.float(), b.float(), atol=2e-3, rtol=1e-3) for a, b in zip(past, again))
+    assert all(
+        nb.torch.allclose(a.float(), b.float(), atol=2e-3, rtol=1e-3) for a, b in zip(past, again)
+    )
 
 
 def test_a_token_for_another_controller_or_of_another_key_is_refused(nb, driver):
@@ -90,7 +111,16 @@ def test_bad_tokens_are_401_and_say_why(nb, driver, client, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"{", b'{"frames": NaN}', b"[]", b'{"frames": "AAAA"}', b'{"frames": 5, "x": 1e999}', json.dumps({"frames": "!" * 21_848}).encode()]
+    "body",
+    [
+        b"",
+        b"{",
+        b'{"frames": NaN}',
+        b"[]",
+        b'{"frames": "AAAA"}',
+        b'{"frames": 5, "x": 1e999}',
+        json.dumps({"frames": "!" * 21_848}).encode(),
+    ],
 )
 def test_what_is_no_request_is_422_and_says_where(client, body):
     answer = client.post("/act", content=body, headers={"content-type": "application/json"})
@@ -107,9 +137,13 @@ def test_a_batch_equals_one_by_one(nb, driver):
     for _ in range(6):
         push, after, _ = driver(frames, past, yes)
         for k in range(8):
-            one, its, _ = driver(frames[k : k + 1], nb.Past(*(part[k : k + 1] for part in past)), yes[:1])
+            one, its, _ = driver(
+                frames[k : k + 1], nb.Past(*(part[k : k + 1] for part in past)), yes[:1]
+            )
             assert (
-                one == push[k] and nb.torch.allclose(its.z, after.z[k : k + 1], atol=1e-5) and nb.torch.allclose(its.alone, after.alone[k : k + 1], atol=1e-4)
+                one == push[k]
+                and nb.torch.allclose(its.z, after.z[k : k + 1], atol=1e-5)
+                and nb.torch.allclose(its.alone, after.alone[k : k + 1], atol=1e-4)
             )
         past, frames = after, frames.roll(1, 0)
 
@@ -117,9 +151,15 @@ def test_a_batch_equals_one_by_one(nb, driver):
 def test_the_driver_acts_as_the_agent_does(nb, driver):
     """Believed pictures give what the notebook's own agent does with them."""
     agent = nb.Agent(
-        driver.world._replace(codes=nb.Codes(nb.torch.zeros(1, 1, driver.world.m.change.out_features), *[None] * 4)), nb.controller(driver.weights)
+        driver.world._replace(
+            codes=nb.Codes(nb.torch.zeros(1, 1, driver.world.m.change.out_features), *[None] * 4)
+        ),
+        nb.controller(driver.weights),
     )
-    films, past = np.random.default_rng(1).integers(0, 256, (12, 8, 64, 64), dtype=np.uint8), first(nb, driver)
+    films, past = (
+        np.random.default_rng(1).integers(0, 256, (12, 8, 64, 64), dtype=np.uint8),
+        first(nb, driver),
+    )
     stack = np.repeat(films[0][:, None], 4, 1)
     for k, frames in enumerate(films):
         stack = stack if k == 0 else np.concatenate([stack[:, 1:], frames[:, None]], 1)
@@ -132,11 +172,20 @@ def test_the_guard_doubts_beyond_its_limits_and_not_before(nb, driver):
     _, past, begin = driver(frames, past, yes)
     assert begin["believed"].all(), "there is nothing to compare a first picture with"
     surprise = driver(frames.roll(1, 0), past, yes)[2]["surprise"]
-    strict = nb.Driver(driver.world, driver.weights, driver.verifier, nb.Limits(surprise=float(surprise.median())))
+    strict = nb.Driver(
+        driver.world, driver.weights, driver.verifier, nb.Limits(surprise=float(surprise.median()))
+    )
     _, after, found = strict(frames.roll(1, 0), past, yes)
-    assert nb.torch.equal(found["believed"], surprise <= surprise.median()) and not found["believed"].all()
-    assert not after.known[~found["believed"], :-1].any() and after.known[found["believed"], -2].all(), "after a jump M reads a new film"
-    assert strict(frames.roll(1, 0), past, ~yes)[2]["believed"].all(), "who does not want the guard is not guarded"
+    assert (
+        nb.torch.equal(found["believed"], surprise <= surprise.median())
+        and not found["believed"].all()
+    )
+    assert (
+        not after.known[~found["believed"], :-1].any() and after.known[found["believed"], -2].all()
+    ), "after a jump M reads a new film"
+    assert strict(frames.roll(1, 0), past, ~yes)[2]["believed"].all(), (
+        "who does not want the guard is not guarded"
+    )
 
 
 def test_in_doubt_the_dream_goes_on_and_calm_pictures_are_believed_again(nb, driver):
@@ -145,13 +194,17 @@ def test_in_doubt_the_dream_goes_on_and_calm_pictures_are_believed_again(nb, dri
     still = nb.Driver(driver.world, driver.weights, driver.verifier, nb.Limits(still=1))
     past, believed = first(nb, driver, 1), []
     for k in range(9):
-        frames = shown if k < 4 else nb.torch.tensor(FRAMES[k - 3 : k - 2])  # three pictures that do not change, then others
+        frames = (
+            shown if k < 4 else nb.torch.tensor(FRAMES[k - 3 : k - 2])
+        )  # three pictures that do not change, then others
         before, (_, past, found) = past, still(frames, past, yes)
         believed.append(bool(found["believed"]))
         if not believed[-1]:
             sizes = [past.z.shape[2], past.z.shape[2], 16, 16, 1]
             alone = m.step(nb.State(*before.alone.split(sizes, 1)), before.a[:, -1])
-            assert nb.torch.allclose(nb.torch.cat(alone, 1), past.alone), "M goes on from where it was"
+            assert nb.torch.allclose(nb.torch.cat(alone, 1), past.alone), (
+                "M goes on from where it was"
+            )
     assert believed == [True, True, False, False, False, False, True, True, True]
 
 
@@ -159,8 +212,15 @@ def test_who_asks_for_a_refusal_gets_one(nb, driver):
     strict = nb.Driver(driver.world, driver.weights, driver.verifier, nb.Limits(surprise=0.0))
     with TestClient(nb.make_app(strict, b"k")) as client:
         token = ask(client).json()["token"]
-        answers = {way: ask(client, FRAMES[1], token=token, in_doubt=way).json() for way in ("refuse", "dream", "believe")}
-    assert answers["refuse"]["push"] is None and answers["dream"]["push"] in (0, 1) and answers["believe"]["push"] in (0, 1)
+        answers = {
+            way: ask(client, FRAMES[1], token=token, in_doubt=way).json()
+            for way in ("refuse", "dream", "believe")
+        }
+    assert (
+        answers["refuse"]["push"] is None
+        and answers["dream"]["push"] in (0, 1)
+        and answers["believe"]["push"] in (0, 1)
+    )
     assert [answer["believed"] for answer in answers.values()] == [False, False, True]
 
 
@@ -176,7 +236,10 @@ def test_what_arrives_together_is_computed_together_and_an_error_reaches_all(nb)
     async def go():
         together = nb.Together(work)
         assert await asyncio.gather(*map(together, range(5))) == [0, 2, 4, 6, 8]
-        assert all(isinstance(result, ValueError) for result in await asyncio.gather(*map(together, (6, 7)), return_exceptions=True))
+        assert all(
+            isinstance(result, ValueError)
+            for result in await asyncio.gather(*map(together, (6, 7)), return_exceptions=True)
+        )
         assert await together(1) == 2
 
     asyncio.run(go())
@@ -187,9 +250,15 @@ def test_no_generated_request_breaks_the_service(nb, driver):
     app = nb.make_app(driver, b"k" * 32)
     statuses = generated(app, 300)
     assert not [what for what in statuses if what[-3] == "5"], statuses
-    assert {"POST /act 200", "POST /act 401", "POST /act 422"} <= set(statuses), "valid pictures, foreign tokens and nonsense are among them"
+    assert {"POST /act 200", "POST /act 401", "POST /act 422"} <= set(statuses), (
+        "valid pictures, foreign tokens and nonsense are among them"
+    )
     with TestClient(app) as client:
-        assert ask(client).status_code == 200 and client.get("/healthz").json() == {"status": "ok"} and b"pushes_total" in client.get("/metrics").content
+        assert (
+            ask(client).status_code == 200
+            and client.get("/healthz").json() == {"status": "ok"}
+            and b"pushes_total" in client.get("/metrics").content
+        )
 
 
 def test_lies_come_when_they_should_and_limits_are_quantiles(nb):
@@ -197,15 +266,32 @@ def test_lies_come_when_they_should_and_limits_are_quantiles(nb):
     for kind in nb.LIES:
         lie = nb.Lies(kind)
         assert (lie(stacks, np.array([59, 70, 1])) == stacks).all(), "honest before and after"
-        assert ((lie(stacks + 1, np.array([60, 69, 65])) == stacks + 1).all()) == (kind == "none"), kind
+        assert ((lie(stacks + 1, np.array([60, 69, 65])) == stacks + 1).all()) == (
+            kind == "none"
+        ), kind
     lie = nb.Lies("frozen")
     lie(stacks, np.full(3, 59))
     shown = lie(stacks + 1, np.full(3, 61))
-    assert (shown[:, 2:] == stacks[:, -1:]).all() and (shown[:, :2] == stacks[:, :2] + 1).all(), "two lying pictures, two true ones"
-    answers = [{"seed": 1, "step": step, "surprise": step, "confidence": 1 - step / 1000, "still": step // 100} for step in range(1010)]
+    assert (shown[:, 2:] == stacks[:, -1:]).all() and (shown[:, :2] == stacks[:, :2] + 1).all(), (
+        "two lying pictures, two true ones"
+    )
+    answers = [
+        {
+            "seed": 1,
+            "step": step,
+            "surprise": step,
+            "confidence": 1 - step / 1000,
+            "still": step // 100,
+        }
+        for step in range(1010)
+    ]
     limits = nb.limits_of(answers, 0.1)
     assert nb.limits_of(answers[:15]) == nb.Limits(), "who falls at once teaches no limit"
-    assert limits.surprise == pytest.approx(910, abs=2) and limits.confidence == pytest.approx(0.09, abs=0.002) and limits.still == 9
+    assert (
+        limits.surprise == pytest.approx(910, abs=2)
+        and limits.confidence == pytest.approx(0.09, abs=0.002)
+        and limits.still == 9
+    )
 
 
 def test_a_client_plays_over_a_real_socket_and_the_server_ends(nb, driver):
@@ -213,7 +299,9 @@ def test_a_client_plays_over_a_real_socket_and_the_server_ends(nb, driver):
     with nb.served(driver, b"k" * 32, 2) as (address, processes):
         remote = nb.Remote(address)
         episodes = nb.play(remote, nb.seeds_for("roads", 0, 2), 2, steps=15)
-        assert len(episodes) == 2 and len(remote.answers) >= sum(len(episode.actions) for episode in episodes)
+        assert len(episodes) == 2 and len(remote.answers) >= sum(
+            len(episode.actions) for episode in episodes
+        )
     assert all(process.poll() is not None for process in processes())
     with pytest.raises(RuntimeError), nb.served(driver, b"k" * 32) as (address, processes):
         raise RuntimeError("a test that fails")

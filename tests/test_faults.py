@@ -26,7 +26,13 @@ LIBRARIES = cell("run-began")
 
 # Libraries.
 
-OPTIONAL = {"google", "huggingface_hub", "xllamacpp", "ray", "psutil"}  # Colab's Drive, a large model that somebody names, Ray Serve
+OPTIONAL = {
+    "google",
+    "huggingface_hub",
+    "xllamacpp",
+    "ray",
+    "psutil",
+}  # Colab's Drive, a large model that somebody names, Ray Serve
 LISTED_AS = {
     "PIL": "pillow",
     "IPython": "ipython",
@@ -34,14 +40,33 @@ LISTED_AS = {
     "axe_playwright_python": "axe-playwright-python",
     "ray": "ray[serve]",
 }
-EXECUTE = {"nbval", "ipykernel", "nbconvert", "pygame"}  # they run the notebook, or draw for gymnasium, and no cell imports them
-TOOLS = {"pytest", "ruff", "jupyterlab", "xllamacpp", "ray[serve]", "psutil"}  # commands, and what the notebook's own optional paths need to be tested
+EXECUTE = {
+    "nbval",
+    "ipykernel",
+    "nbconvert",
+    "pygame",
+}  # they run the notebook, or draw for gymnasium, and no cell imports them
+TOOLS = {
+    "pytest",
+    "ruff",
+    "jupyterlab",
+    "xllamacpp",
+    "ray[serve]",
+    "psutil",
+}  # commands, and what the notebook's own optional paths need to be tested
 
 
 def listed(path: Path) -> dict[str, str]:
     """The libraries in a list, and which versions will do."""
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line and not line.startswith(("#", "-r"))]
-    return {name: rest for name, rest in (re.fullmatch(r"([\w.\[\]-]+)(.*)", line).groups() for line in lines)}
+    lines = [
+        line
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if line and not line.startswith(("#", "-r"))
+    ]
+    return {
+        name: rest
+        for name, rest in (re.fullmatch(r"([\w.\[\]-]+)(.*)", line).groups() for line in lines)
+    }
 
 
 def imported(sources: list[str]) -> set[str]:
@@ -55,7 +80,11 @@ def imported(sources: list[str]) -> set[str]:
         elif isinstance(node, ast.Call) and "importorskip" in ast.unparse(node.func):
             found.add(node.args[0].value)
     own = {path.stem for path in (ROOT / "tests").glob("*.py")}
-    return {LISTED_AS.get(name, name) for name in (name.partition(".")[0] for name in found) if name not in own | set(sys.stdlib_module_names)}
+    return {
+        LISTED_AS.get(name, name)
+        for name in (name.partition(".")[0] for name in found)
+        if name not in own | set(sys.stdlib_module_names)
+    }
 
 
 NEEDS, TEST_NEEDS = listed(ROOT / "requirements.txt"), listed(ROOT / "tests" / "requirements.txt")
@@ -76,11 +105,16 @@ def test_the_first_cell_asks_for_what_the_notebook_imports_at_once():
     exec(LIBRARIES.split("missing =")[0], space)
     engineer = set(re.search(r'road_needs = "(.*?)"', cell("run-roads"))[1].split())
     before = {"ipython", "packaging"}  # it could not even begin without them
-    assert {f"{name}{version}" for name, version in NEEDS.items() if name not in EXECUTE - {"pygame"} | engineer | before} == set(space["needed"])
+    assert {
+        f"{name}{version}"
+        for name, version in NEEDS.items()
+        if name not in EXECUTE - {"pygame"} | engineer | before
+    } == set(space["needed"])
 
 
 def asks_pip_for(monkeypatch, versions: dict, code: int = 0) -> list[str]:
-    """What the first cell has pip install, on a machine with these versions, and the newest of everything else."""
+    """What the first cell has pip install, on a machine with these versions, and the newest of
+    everything else."""
 
     def version(name):
         if versions.get(name, "99") is None:
@@ -89,12 +123,19 @@ def asks_pip_for(monkeypatch, versions: dict, code: int = 0) -> list[str]:
 
     calls = []
     monkeypatch.setattr("importlib.metadata.version", version)
-    monkeypatch.setattr(subprocess, "run", lambda command, **how: calls.append(command) or types.SimpleNamespace(returncode=code))
+    monkeypatch.setattr(
+        subprocess,
+        "run",
+        lambda command, **how: calls.append(command) or types.SimpleNamespace(returncode=code),
+    )
     exec(LIBRARIES, {})
     return [need for command in calls for need in command[5:]]
 
 
-@pytest.mark.parametrize("version, asked", [("0.29.1", ["gymnasium>=1.1"]), (None, ["gymnasium>=1.1"]), ("1.3.0", []), ("2.0.0rc1", [])])
+@pytest.mark.parametrize(
+    "version, asked",
+    [("0.29.1", ["gymnasium>=1.1"]), (None, ["gymnasium>=1.1"]), ("1.3.0", []), ("2.0.0rc1", [])],
+)
 def test_an_old_library_is_replaced_and_a_missing_one_installed(monkeypatch, version, asked):
     assert asks_pip_for(monkeypatch, {"gymnasium": version}) == asked
 
@@ -106,7 +147,9 @@ def test_without_pip_or_with_an_old_torch_a_sentence_says_what_to_do(monkeypatch
         asks_pip_for(monkeypatch, {"torch": "2.0", "torchvision": None})
 
 
-def test_of_two_copies_the_first_counts_and_a_record_without_a_name_does_no_harm(monkeypatch, tmp_path):
+def test_of_two_copies_the_first_counts_and_a_record_without_a_name_does_no_harm(
+    monkeypatch, tmp_path
+):
     for name, text in {
         "gymnasium-0.29.0": "Metadata-Version: 2.1\nName: gymnasium\nVersion: 0.29.0\n",
         "nameless-1.0": "",
@@ -115,7 +158,11 @@ def test_of_two_copies_the_first_counts_and_a_record_without_a_name_does_no_harm
         (tmp_path / f"{name}.dist-info").mkdir()
         (tmp_path / f"{name}.dist-info" / "METADATA").write_text(text, encoding="utf-8")
     calls = []
-    monkeypatch.setattr(subprocess, "run", lambda command, **how: calls.append(command[5:]) or types.SimpleNamespace(returncode=0))
+    monkeypatch.setattr(
+        subprocess,
+        "run",
+        lambda command, **how: calls.append(command[5:]) or types.SimpleNamespace(returncode=0),
+    )
     monkeypatch.syspath_prepend(tmp_path)
     exec(LIBRARIES, {})
     assert calls == [["gymnasium>=1.1"]], "the copy that Python would import is an old one"
@@ -124,8 +171,18 @@ def test_of_two_copies_the_first_counts_and_a_record_without_a_name_does_no_harm
 def test_part_10_installs_nothing_unless_its_road_is_computed(monkeypatch):
     calls = []
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    monkeypatch.setattr(subprocess, "run", lambda command, **how: calls.append(command) or types.SimpleNamespace(returncode=1))
-    space = {"os": os, "subprocess": subprocess, "sys": sys, "profile_name": lambda name: "smoke", "PROFILE": "smoke"}
+    monkeypatch.setattr(
+        subprocess,
+        "run",
+        lambda command, **how: calls.append(command) or types.SimpleNamespace(returncode=1),
+    )
+    space = {
+        "os": os,
+        "subprocess": subprocess,
+        "sys": sys,
+        "profile_name": lambda name: "smoke",
+        "PROFILE": "smoke",
+    }
     for roads in ("none", "words"):
         monkeypatch.setenv("WM_ROADS", roads)
         exec(cell("run-roads"), space)
@@ -140,7 +197,18 @@ def test_part_10_installs_nothing_unless_its_road_is_computed(monkeypatch):
 
 @pytest.mark.parametrize(
     "said, means",
-    [("", False), ("1", True), ("true", True), ("True", True), (" YES ", True), ("on", True), ("0", False), ("False", False), ("no", False), ("off", False)],
+    [
+        ("", False),
+        ("1", True),
+        ("true", True),
+        ("True", True),
+        (" YES ", True),
+        ("on", True),
+        ("0", False),
+        ("False", False),
+        ("no", False),
+        ("off", False),
+    ],
 )
 def test_switches_are_read_as_people_mean_them(nb, monkeypatch, said, means):
     monkeypatch.setenv("WM_USE_PRETRAINED", said)
@@ -156,7 +224,12 @@ def test_a_switch_that_is_not_understood_is_refused(nb, monkeypatch):
 @pytest.mark.parametrize("text, seed", [("0", 0), ("7", 7), ('"11"', 11)])
 def test_the_forms_seed_is_taken_also_zero_and_without_quotes(tmp_path, monkeypatch, text, seed):
     nb = load_notebook("with_a_form")
-    for name, value in {"WM_PROFILE": "smoke", "WM_RUN_FOLDER": str(tmp_path), "WM_OVERRIDES": "", "WM_USE_PRETRAINED": "0"}.items():
+    for name, value in {
+        "WM_PROFILE": "smoke",
+        "WM_RUN_FOLDER": str(tmp_path),
+        "WM_OVERRIDES": "",
+        "WM_USE_PRETRAINED": "0",
+    }.items():
         monkeypatch.setenv(name, value)
     exec(cell("run-profile").replace('SEED = ""', f"SEED = {text}"), nb.__dict__)
     assert nb.settings.seed == seed
@@ -174,20 +247,40 @@ def test_figures_are_black_on_white_whatever_style_was_set(nb):
         nb.plt.rcParams.update(nb.STYLE)
         figure, place = nb.plt.subplots()
         place.set(title="t", xlabel="x")
-        colours = [place.title.get_color(), place.xaxis.label.get_color(), place.spines["left"].get_edgecolor(), place.get_xticklabels()[0].get_color()]
+        colours = [
+            place.title.get_color(),
+            place.xaxis.label.get_color(),
+            place.spines["left"].get_edgecolor(),
+            place.get_xticklabels()[0].get_color(),
+        ]
         faces = [figure.get_facecolor(), place.get_facecolor()]
         nb.plt.close(figure)
     to_rgb = sys.modules["matplotlib.colors"].to_rgb
-    assert {to_rgb(colour) for colour in colours} == {(0, 0, 0)} and {to_rgb(face) for face in faces} == {(1, 1, 1)}
+    assert {to_rgb(colour) for colour in colours} == {(0, 0, 0)} and {
+        to_rgb(face) for face in faces
+    } == {(1, 1, 1)}
 
 
 def test_every_picture_is_what_its_name_says():
     """LaTeX believes the names, and fetches nothing from the network."""
     import base64
 
-    pictures = [output["data"]["image/png"] for cell in CELLS for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
-    assert len(pictures) > 20 and all(base64.b64decode("".join(picture))[:8] == b"\x89PNG\r\n\x1a\n" for picture in pictures)
-    assert not [cell["id"] for cell in CELLS if cell["cell_type"] == "markdown" and "](http" in source_of(cell) and "![" in source_of(cell)]
+    pictures = [
+        output["data"]["image/png"]
+        for cell in CELLS
+        for output in cell.get("outputs", [])
+        if "image/png" in output.get("data", {})
+    ]
+    assert len(pictures) > 20 and all(
+        base64.b64decode("".join(picture))[:8] == b"\x89PNG\r\n\x1a\n" for picture in pictures
+    )
+    assert not [
+        cell["id"]
+        for cell in CELLS
+        if cell["cell_type"] == "markdown"
+        and "](http" in source_of(cell)
+        and "![" in source_of(cell)
+    ]
 
 
 def test_a_film_is_an_animated_png_with_the_frames_that_it_was_given(nb):
@@ -196,12 +289,18 @@ def test_a_film_is_an_animated_png_with_the_frames_that_it_was_given(nb):
     assert film.format == "PNG" and film.n_frames == 5
     for k in range(5):
         film.seek(k)
-        assert np.abs(np.asarray(film.convert("L").resize((6, 8), 0)) / 255 - frames[k]).max() < 0.01
+        assert (
+            np.abs(np.asarray(film.convert("L").resize((6, 8), 0)) / 255 - frames[k]).max() < 0.01
+        )
 
 
 def test_a_float16_loss_begins_with_a_small_scale(nb, smoke, memory, tmp_path, monkeypatch):
     scales, real = [], nb.torch.amp.GradScaler
-    monkeypatch.setattr(nb.torch.amp, "GradScaler", lambda *device, **how: scales.append(how["init_scale"]) or real(*device, **how))
+    monkeypatch.setattr(
+        nb.torch.amp,
+        "GradScaler",
+        lambda *device, **how: scales.append(how["init_scale"]) or real(*device, **how),
+    )
     nb.train_v(nb.Progress(tmp_path), memory, v=smoke.v.but(steps=1, batch=4), seed=1)
     assert scales and max(scales) <= 16
 
@@ -226,9 +325,19 @@ def stop_button():
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("what, error", [(lambda: [child.kill() for child in multiprocessing.active_children()[-1:]], (EOFError, BrokenPipeError, ConnectionResetError)),
-                                         (stop_button, KeyboardInterrupt)])  # fmt: skip
-def test_a_killed_environment_or_the_stop_button_end_the_play_and_all_its_processes(nb, what, error):
+@pytest.mark.parametrize(
+    "what, error",
+    [
+        (
+            lambda: [child.kill() for child in multiprocessing.active_children()[-1:]],
+            (EOFError, BrokenPipeError, ConnectionResetError),
+        ),
+        (stop_button, KeyboardInterrupt),
+    ],
+)
+def test_a_killed_environment_or_the_stop_button_end_the_play_and_all_its_processes(
+    nb, what, error
+):
     before, begin = set(multiprocessing.active_children()), time.monotonic()
     with pytest.raises(error):
         nb.play(Stops(what), nb.seeds_for("random", 0, 6), 3)
@@ -247,14 +356,18 @@ def test_a_damaged_byte_is_found_and_recorded_again(nb, run_folder, capsys):
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
     _, after = nb.recorded(nb.RandomPolicy(1), **how)
-    assert "checksum" in capsys.readouterr().out and all((a.frames == b.frames).all() for a, b in zip(before, after))
+    assert "checksum" in capsys.readouterr().out and all(
+        (a.frames == b.frames).all() for a, b in zip(before, after)
+    )
 
 
 def test_no_data_file_stays_open(nb, episodes, tmp_path):
     nb.write_dataset(episodes[:2], tmp_path / "set", "random")
     back = nb.read_dataset(tmp_path / "set")
     if Path("/proc/self/maps").exists():
-        assert str(tmp_path) not in Path("/proc/self/maps").read_text(encoding="utf-8"), "a mapped file cannot be removed on Windows"
+        assert str(tmp_path) not in Path("/proc/self/maps").read_text(encoding="utf-8"), (
+            "a mapped file cannot be removed on Windows"
+        )
     assert len(back) == 2 and [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
@@ -273,15 +386,33 @@ def test_two_kernels_may_record_the_same(nb, episodes, tmp_path, monkeypatch):
 
 
 def test_two_processes_save_the_same_file_at_once(tmp_path):
-    code = "import contextlib, io, os, sys, time, torch\nfrom collections.abc import Iterator\nfrom pathlib import Path\nfrom typing import Any\n"
-    code += f"{cell('define-usable-folder')}\nfor k in range(200): save({{'a': torch.full((1000,), k)}}, Path(sys.argv[1]))\n"
+    code = f"""
+import contextlib, io, os, sys, time, torch
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+{cell("define-usable-folder")}
+for k in range(200):
+    save({{"a": torch.full((1000,), k)}}, Path(sys.argv[1]))
+"""
     (tmp_path / "save.py").write_text(code, encoding="utf-8")
-    writers = [subprocess.Popen([sys.executable, str(tmp_path / "save.py"), str(tmp_path / "place" / "result.pt")]) for _ in range(2)]
+    writers = [
+        subprocess.Popen(
+            [sys.executable, str(tmp_path / "save.py"), str(tmp_path / "place" / "result.pt")]
+        )
+        for _ in range(2)
+    ]
     assert [writer.wait(120) for writer in writers] == [0, 0]
     assert [path.name for path in (tmp_path / "place").iterdir()] == ["result.pt"]
 
 
-@pytest.mark.parametrize("error, seen", [(OSError(28, "No space left on device"), RuntimeError), (KeyboardInterrupt(), KeyboardInterrupt)])
+@pytest.mark.parametrize(
+    "error, seen",
+    [
+        (OSError(28, "No space left on device"), RuntimeError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+    ],
+)
 def test_a_full_disk_or_the_stop_button_leave_no_half_file(nb, tmp_path, monkeypatch, error, seen):
     nb.save({"a": 1}, tmp_path / "result.pt")
     before, real = (tmp_path / "result.pt").read_bytes(), nb.Path.write_bytes
@@ -293,8 +424,12 @@ def test_a_full_disk_or_the_stop_button_leave_no_half_file(nb, tmp_path, monkeyp
     monkeypatch.setattr(nb.Path, "write_bytes", half)
     with pytest.raises(seen) as found:
         nb.save({"a": 2}, tmp_path / "result.pt")
-    assert seen is KeyboardInterrupt or ("Free some disk space" in str(found.value) and "WM_RUN_FOLDER" in str(found.value))
-    assert [path.name for path in tmp_path.iterdir()] == ["result.pt"] and (tmp_path / "result.pt").read_bytes() == before
+    assert seen is KeyboardInterrupt or (
+        "Free some disk space" in str(found.value) and "WM_RUN_FOLDER" in str(found.value)
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["result.pt"] and (
+        tmp_path / "result.pt"
+    ).read_bytes() == before
 
 
 def test_a_full_disk_while_episodes_are_written_is_a_sentence(nb, episodes, tmp_path, monkeypatch):
@@ -316,7 +451,11 @@ def test_what_a_killed_kernel_left_is_swept_up_and_a_younger_one_spared(nb, tmp_
     for path in stage.glob("*old*"):
         os.utime(path, (time.time() - 7200,) * 2)
     nb.sweep(tmp_path)
-    assert sorted(path.name for path in stage.iterdir()) == ["result.pt", f"{nb.UNFINISHED}young", f"{nb.UNFINISHED}young.pt"]
+    assert sorted(path.name for path in stage.iterdir()) == [
+        "result.pt",
+        f"{nb.UNFINISHED}young",
+        f"{nb.UNFINISHED}young.pt",
+    ]
 
 
 def test_a_foreign_result_is_set_aside(nb, run_folder, capsys):
@@ -325,13 +464,26 @@ def test_a_foreign_result_is_set_aside(nb, run_folder, capsys):
     for foreign in ("the result took seconds", {"result": {}, "seconds": 1.0}):
         nb.save(foreign, stage.folder / "result.pt")
         _, after = nb.recorded(nb.RandomPolicy(1), **how)
-        assert "set aside" in capsys.readouterr().out and (before[0].frames == after[0].frames).all()
+        assert (
+            "set aside" in capsys.readouterr().out and (before[0].frames == after[0].frames).all()
+        )
 
 
-@pytest.mark.parametrize("harm", [lambda content: content[:200], lambda content: b"\x02" + content[1:], lambda content: content[:-5]])
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda content: content[:200],
+        lambda content: b"\x02" + content[1:],
+        lambda content: content[:-5],
+    ],
+)
 def test_a_cut_or_foreign_checkpoint_is_a_value_error(nb, smoke, tmp_path, harm):
     path = tmp_path / "checkpoint.safetensors"
-    nb.save_checkpoint(path, [nb.Stage("v", "k", tmp_path, 3.0, {"weights": nb.torch.randn(5), "loss": float("nan")})], smoke)
+    nb.save_checkpoint(
+        path,
+        [nb.Stage("v", "k", tmp_path, 3.0, {"weights": nb.torch.randn(5), "loss": float("nan")})],
+        smoke,
+    )
     assert nb.load_checkpoint(path, smoke)["v"].result["loss"] is None, "JSON knows no nan"
     path.write_bytes(harm(path.read_bytes()))
     with pytest.raises(ValueError, match="not a checkpoint"):
@@ -367,7 +519,9 @@ def work(progress, how=pays, *, of=worth):
 """
 
 
-@pytest.mark.parametrize("old, new", [("x + 1", "x + 9"), ("x + 2", "x + 9"), ("0.2", "0.3"), ("small = 3", "small = 4")])
+@pytest.mark.parametrize(
+    "old, new", [("x + 1", "x + 9"), ("x + 2", "x + 9"), ("0.2", "0.3"), ("small = 3", "small = 4")]
+)
 def test_a_key_follows_defaults_makers_and_plain_values(old, new):
     assert key_of(REACH) == key_of(REACH) != key_of(REACH.replace(old, new))
 
@@ -385,7 +539,14 @@ def test_what_a_dream_pays_and_how_much_is_recorded_at_a_time_are_in_the_keys():
 def test_a_key_is_the_same_under_every_python():
     import hashlib
 
-    assert hashlib.sha256(key_of('def work(progress):\n    return [f"{a!r:>{4}} {chr(97)}" for a in range(3)]\n').encode()).hexdigest()[:12] == "9b482caf6e75"
+    assert (
+        hashlib.sha256(
+            key_of(
+                'def work(progress):\n    return [f"{a!r:>{4}} {chr(97)}" for a in range(3)]\n'
+            ).encode()
+        ).hexdigest()[:12]
+        == "9b482caf6e75"
+    )
 
 
 # Small and strange settings.
@@ -393,13 +554,22 @@ def test_a_key_is_the_same_under_every_python():
 
 def test_the_shortest_search_runs(nb, world, smoke, monkeypatch):
     monkeypatch.setattr(nb, "PAIRS", 200)
-    learned = nb.learn(None, world, c=smoke.c.but(horizon=1, generations=1, population=4, axes=3, growing=1), seed=1, workers=1)
+    learned = nb.learn(
+        None,
+        world,
+        c=smoke.c.but(horizon=1, generations=1, population=4, axes=3, growing=1),
+        seed=1,
+        workers=1,
+    )
     assert learned["returns"].shape == (1, 4) and learned["weights"].isfinite().all()
 
 
 def test_a_checkpoints_path_counts_in_its_own_population():
     source = next(source_of(cell) for cell in tagged("run") if "looked_at = " in source_of(cell))
-    assert 'learned["returns"].shape[1]' in source and "settings.c.population" not in source.split("looked_at")[1].splitlines()[0]
+    assert (
+        'learned["returns"].shape[1]' in source
+        and "settings.c.population" not in source.split("looked_at")[1].splitlines()[0]
+    )
 
 
 @pytest.mark.parametrize(
@@ -416,13 +586,21 @@ def test_a_change_in_code_is_checked_as_one_from_text_is(nb, smoke, branch, chan
         getattr(smoke, branch).but(**changes)
     with pytest.raises(ValueError, match=words.replace("unknown setting '", "unknown setting 'c.")):
         nb.make_settings(
-            "smoke", ",".join(f"{branch}.{name}={'-'.join(map(str, value)) if isinstance(value, tuple) else value}" for name, value in changes.items())
+            "smoke",
+            ",".join(f"{branch}.{name}={as_text(value)}" for name, value in changes.items()),
         )
+
+
+def as_text(value) -> str:
+    """A value as it is written in an override."""
+    return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def test_what_is_not_changed_stays(smoke):
     other = smoke.but(seed=7, c=smoke.c.but(horizon=15))
-    assert (other.seed, other.c.horizon, other.v) == (7, 15, smoke.v) and other.c.but(horizon=smoke.c.horizon) == smoke.c
+    assert (other.seed, other.c.horizon, other.v) == (7, 15, smoke.v) and other.c.but(
+        horizon=smoke.c.horizon
+    ) == smoke.c
 
 
 @pytest.mark.parametrize("text", ["8-16", "8", "8-16-32-64-128", "", "8-16-32-x", "0-16-32-64"])
@@ -430,7 +608,12 @@ def test_wrong_widths_are_a_sentence(nb, text):
     with pytest.raises(ValueError) as found:
         nb.make_settings("smoke", f"v.widths={text}")
     said = str(found.value)
-    assert "v.widths" in said and "8-16-32-64" in said and "Field required" not in said and not said.endswith("allowed is )")
+    assert (
+        "v.widths" in said
+        and "8-16-32-64" in said
+        and "Field required" not in said
+        and not said.endswith("allowed is )")
+    )
     assert "four widths are needed" in said or "-16-32-" in text
 
 
@@ -443,20 +626,36 @@ def a_fit(nb, folder, loss_at=lambda step: None, steps=8, **how):
     model = nb.nn.Linear(2, 1)
 
     def batch_loss(generator, step):
-        loss = model(nb.torch.randn(4, 2, generator=generator)).square().mean() if loss_at(step) is None else loss_at(step) * model.weight.sum()
+        loss = (
+            model(nb.torch.randn(4, 2, generator=generator)).square().mean()
+            if loss_at(step) is None
+            else loss_at(step) * model.weight.sum()
+        )
         return loss, {"loss": loss}
 
-    return nb.fit(model, batch_loss, nb.TrainSettings(steps=steps, batch=4), 0, nb.Progress(folder), "a trial", **how)
+    return nb.fit(
+        model,
+        batch_loss,
+        nb.TrainSettings(steps=steps, batch=4),
+        0,
+        nb.Progress(folder),
+        "a trial",
+        **how,
+    )
 
 
-def test_a_training_begun_without_a_scaler_goes_on_with_one_and_the_other_way_round(nb, tmp_path, monkeypatch):
+def test_a_training_begun_without_a_scaler_goes_on_with_one_and_the_other_way_round(
+    nb, tmp_path, monkeypatch
+):
     monkeypatch.setattr(nb, "SAVE_EVERY", 3)
 
     def stop(step):
         if step == 5:
             raise KeyboardInterrupt
 
-    for number, (first, then) in enumerate(((nb.torch.float32, nb.torch.float16), (nb.torch.float16, nb.torch.float32))):
+    for number, (first, then) in enumerate(
+        ((nb.torch.float32, nb.torch.float16), (nb.torch.float16, nb.torch.float32))
+    ):
         with pytest.raises(KeyboardInterrupt):
             a_fit(nb, tmp_path / str(number), stop, precision=first)
         saved = nb.torch.load(tmp_path / str(number) / "progress.pt", weights_only=True)["state"]
@@ -466,15 +665,29 @@ def test_a_training_begun_without_a_scaler_goes_on_with_one_and_the_other_way_ro
 
 def test_only_a_v_in_float16_has_a_scaler(nb, smoke, world, memory, tmp_path, monkeypatch):
     on, real = [], nb.torch.amp.GradScaler
-    monkeypatch.setattr(nb.torch.amp, "GradScaler", lambda *device, **how: on.append(how["enabled"]) or real(*device, **how | {"enabled": False}))
+    monkeypatch.setattr(
+        nb.torch.amp,
+        "GradScaler",
+        lambda *device, **how: (
+            on.append(how["enabled"]) or real(*device, **how | {"enabled": False})
+        ),
+    )
     monkeypatch.setattr(nb, "choose_precision", lambda device: nb.torch.float16)
     nb.train_v(nb.Progress(tmp_path / "v"), memory, v=smoke.v.but(steps=1, batch=4), seed=1)
-    nb.train_m(nb.Progress(tmp_path / "m"), world.memory, world.codes, m=smoke.m.but(steps=1, batch=4, hidden=8), seed=1)
+    nb.train_m(
+        nb.Progress(tmp_path / "m"),
+        world.memory,
+        world.codes,
+        m=smoke.m.but(steps=1, batch=4, hidden=8),
+        seed=1,
+    )
     assert on == [True, False]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_names_its_step_and_nothing_is_kept(nb, run_folder, monkeypatch, value):
+def test_a_loss_that_is_no_number_names_its_step_and_nothing_is_kept(
+    nb, run_folder, monkeypatch, value
+):
     monkeypatch.setattr(nb, "SAVE_EVERY", 2)
 
     def work(progress, *, steps: int):
@@ -534,7 +747,11 @@ def test_a_part_that_was_deleted_is_recorded_again(nb, run_folder):
 
 def test_a_recording_that_was_interrupted_counts_all_its_seconds(nb, run_folder, monkeypatch):
     monkeypatch.setattr(nb, "PART", 2)
-    how, real, parts = {"purpose": "random", "episodes": 4, "seed": 1, "workers": 1}, nb.play, iter(range(9))
+    how, real, parts = (
+        {"purpose": "random", "episodes": 4, "seed": 1, "workers": 1},
+        nb.play,
+        iter(range(9)),
+    )
 
     def slow_then_stopped(*what):
         if next(parts) == 1:
@@ -542,7 +759,9 @@ def test_a_recording_that_was_interrupted_counts_all_its_seconds(nb, run_folder,
         time.sleep(2)
         return real(*what)
 
-    monkeypatch.setattr(nb, "stage_key", lambda *what, **how: "key")  # another `play` would be another stage
+    monkeypatch.setattr(
+        nb, "stage_key", lambda *what, **how: "key"
+    )  # another `play` would be another stage
     with monkeypatch.context() as patch:
         patch.setattr(nb, "play", slow_then_stopped)
         with pytest.raises(KeyboardInterrupt):
@@ -569,13 +788,23 @@ def test_an_agent_meets_another_number_of_environments(nb, world, memory):
 def test_numbers_of_a_foreign_checkpoint_must_be_finite(nb, smoke, tmp_path, place, number):
     from safetensors.torch import save_file
 
-    about = {"settings": smoke.model_dump(mode="json"), "values": {"v/loss": 1.0}, "seconds": {"v": 3.0}}
+    about = {
+        "settings": smoke.model_dump(mode="json"),
+        "values": {"v/loss": 1.0},
+        "seconds": {"v": 3.0},
+    }
     path, text = tmp_path / "checkpoint.safetensors", nb.json.dumps(about)
     save_file({"v/weights": nb.torch.ones(2)}, path, {"about": text})
     assert nb.load_checkpoint(path, smoke)["v"].seconds == 3.0
-    old = {"seconds": '"v": 3.0', "values": '"v/loss": 1.0', "settings": '"temperature": 0.0'}[place]
+    old = {"seconds": '"v": 3.0', "values": '"v/loss": 1.0', "settings": '"temperature": 0.0'}[
+        place
+    ]
     assert old in text
-    save_file({"v/weights": nb.torch.ones(2)}, path, {"about": text.replace(old, f"{old.partition(':')[0]}: {number}")})
+    save_file(
+        {"v/weights": nb.torch.ones(2)},
+        path,
+        {"about": text.replace(old, f"{old.partition(':')[0]}: {number}")},
+    )
     with pytest.raises(ValueError, match="not a checkpoint"):
         nb.load_checkpoint(path, smoke)
 
@@ -598,10 +827,24 @@ class Net:
 def work(progress, *, how=pays, of: callable = pays, seed: int):
     return {"a": Net().size(3) in {"x", "y", "z"}}
 """
-    code = "import contextlib, functools, json\nfrom collections.abc import Callable\nfrom pathlib import Path\nfrom typing import Any, NamedTuple\n"
-    code += f"{cell('define-plain-source')}\nexec(compile({source!r}, '<timed exec>', 'exec'))\nprint(code_of(work))\n"
+    code = f"""
+import contextlib, functools, json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+{cell("define-plain-source")}
+exec(compile({source!r}, "<timed exec>", "exec"))
+print(code_of(work))
+"""
     ways = [
-        subprocess.run([sys.executable, "-"], input=code, env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, text=True, encoding="utf-8").stdout
+        subprocess.run(
+            [sys.executable, "-"],
+            input=code,
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+        ).stdout
         for seed in "123"
     ]
     assert "left" in ways[0] and len(set(ways)) == 1
@@ -610,18 +853,28 @@ def work(progress, *, how=pays, of: callable = pays, seed: int):
 # Our own files.
 
 
-def test_an_asset_is_taken_from_beside_the_notebook_else_fetched_once_else_a_sentence_says_where_it_lies(nb, tmp_path, monkeypatch, capsys):
+def test_an_asset_is_beside_the_notebook_or_fetched_once_or_a_sentence_says_where_it_lies(
+    nb, tmp_path, monkeypatch, capsys
+):
     import io
     import urllib.error
 
     asked = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WM_RUN_FOLDER", str(tmp_path / "kept"))
-    monkeypatch.setattr(nb.urllib.request, "urlopen", lambda address, timeout: asked.append(address) or io.BytesIO(b"a,b"))
+    monkeypatch.setattr(
+        nb.urllib.request,
+        "urlopen",
+        lambda address, timeout: asked.append(address) or io.BytesIO(b"a,b"),
+    )
     path = nb.asset("experiments/student.csv")
     assert path.read_bytes() == b"a,b" and path.is_relative_to(tmp_path / "kept")
     assert asked == [f"https://github.com/{nb.REPOSITORY}/raw/main/assets/experiments/student.csv"]
-    assert nb.asset("experiments/student.csv") == path and len(asked) == 1 and [file.name for file in path.parent.iterdir()] == ["student.csv"]
+    assert (
+        nb.asset("experiments/student.csv") == path
+        and len(asked) == 1
+        and [file.name for file in path.parent.iterdir()] == ["student.csv"]
+    )
 
     def refuse(address, timeout):
         raise urllib.error.URLError("no network")

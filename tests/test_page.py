@@ -1,4 +1,5 @@
-"""The page to play the dream in: what it computes is what PyTorch computes, and it works in a real browser."""
+"""The page to play the dream in: what it computes is what PyTorch computes, and it works in a real
+browser."""
 
 import base64
 import json
@@ -18,12 +19,22 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 
 def data_in(page: Path) -> dict:
     """What the notebook has put into the page."""
-    return json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', page.read_text(encoding="utf-8"), re.DOTALL)[1])
+    return json.loads(
+        re.search(
+            r'<script id="data" type="application/json">(.*?)</script>',
+            page.read_text(encoding="utf-8"),
+            re.DOTALL,
+        )[1]
+    )
 
 
 def arrays_in(data: dict) -> dict[str, np.ndarray]:
     """Its numbers by name, in double precision."""
-    flat, found, place = np.frombuffer(base64.b64decode(data["weights"]), "<f2").astype(np.float64), {}, 0
+    flat, found, place = (
+        np.frombuffer(base64.b64decode(data["weights"]), "<f2").astype(np.float64),
+        {},
+        0,
+    )
     for name, size in data["sizes"]:
         found[name] = flat[place : place + size]
         place += size
@@ -33,15 +44,27 @@ def arrays_in(data: dict) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def shipped(nb):
-    """The world of the shipped checkpoint on a few random episodes, its C, and an untrained verifier."""
+    """The world of the shipped checkpoint on a few random episodes, its C, and an untrained
+    verifier."""
     kept = load_file(ROOT / "assets" / "quick_run" / "checkpoint.safetensors")
     settings = nb.make_settings("quick")
 
     def stage(name):
-        return {"weights": {key.split("/", 2)[2]: value for key, value in kept.items() if key.startswith(f"{name}/weights/")}}
+        return {
+            "weights": {
+                key.split("/", 2)[2]: value
+                for key, value in kept.items()
+                if key.startswith(f"{name}/weights/")
+            }
+        }
 
-    v, m = nb.frozen(nb.V(settings.v), stage("v")), nb.frozen(nb.M(settings.v.latents, settings.m.hidden), stage("practice"))
-    world = nb.World(v, m, None, None, settings.m.context).looking_at(nb.play(nb.RandomPolicy(5), list(range(20)), 2))
+    v, m = (
+        nb.frozen(nb.V(settings.v), stage("v")),
+        nb.frozen(nb.M(settings.v.latents, settings.m.hidden), stage("practice")),
+    )
+    world = nb.World(v, m, None, None, settings.m.context).looking_at(
+        nb.play(nb.RandomPolicy(5), list(range(20)), 2)
+    )
     nb.torch.manual_seed(0)
     return world, kept["c/weights"], nb.frozen(nb.Verifier(settings.v.latents, settings.m.hidden))
 
@@ -53,20 +76,33 @@ def page(nb, shipped, tmp_path_factory):
     rows = nb.calm_moments(world, 1, 5)
     probe, noisy = nb.Probe(world.codes.mu[0], world.memory.states), nb.torch.ones(64)
     file = tmp_path_factory.mktemp("page") / "dream.html"
-    nb.write_page(file, nb.page_numbers(world, verifier, c, probe, world.states(rows)), world, world.memory.states[rows], noisy)
+    nb.write_page(
+        file,
+        nb.page_numbers(world, verifier, c, probe, world.states(rows)),
+        world,
+        world.memory.states[rows],
+        noisy,
+    )
     return file
 
 
 @pytest.fixture(scope="module")
 def chrome():
     """A real browser without a window; skipped, with the reason, where there is none."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="no browser driver: pip install playwright")
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)  # else the driver's own, if it was installed
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="no browser driver: pip install playwright"
+    )
+    path = next(
+        filter(None, map(shutil.which, BROWSERS)), None
+    )  # else the driver's own, if it was installed
     with playwright.sync_playwright() as driver:
         try:
             browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
         except playwright.Error as error:
-            pytest.skip(f"no browser here: none of {', '.join(BROWSERS)}, nor the driver's own ({str(error).splitlines()[0]})")
+            pytest.skip(
+                f"no browser here: none of {', '.join(BROWSERS)}, nor the driver's own "
+                f"({str(error).splitlines()[0]})"
+            )
         yield browser
         browser.close()
 
@@ -75,7 +111,12 @@ def chrome():
 def tab(chrome, page):
     """The page, open; whatever it complains about fails the test."""
     tab, complaints = chrome.new_page(viewport={"width": 900, "height": 1000}, has_touch=True), []
-    tab.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None)
+    tab.on(
+        "console",
+        lambda message: (
+            complaints.append(message.text) if message.type in ("error", "warning") else None
+        ),
+    )
     tab.on("pageerror", lambda error: complaints.append(str(error)))
     tab.goto(page.as_uri())
     yield tab
@@ -99,7 +140,12 @@ def test_one_file_without_a_network(page):
 def test_the_shipped_page_holds_the_shipped_checkpoint(nb, shipped):
     world, c, _ = shipped
     found = arrays_in(data_in(ROOT / "assets" / "dream.html"))
-    expected = {"gates.weight": world.m.gates.weight, "change.weight": world.m.change.weight, "c.weight": c[:-1], "from_z.weight": world.v.from_z.weight}
+    expected = {
+        "gates.weight": world.m.gates.weight,
+        "change.weight": world.m.change.weight,
+        "c.weight": c[:-1],
+        "from_z.weight": world.v.from_z.weight,
+    }
     for name, value in expected.items():
         assert np.array_equal(found[name], value.half().double().flatten().numpy()), name
 
@@ -108,7 +154,9 @@ def test_the_decoder_without_its_norms_draws_the_same(nb, shipped):
     decoder, x = shipped[0].v.decoder, nb.torch.randn(3, 64, 2, 4)
     for layer, block in enumerate(list(decoder)[:3]):
         weight, bias = nb.without_norm(block[0], block[1])
-        assert nb.torch.allclose(nb.F.conv_transpose2d(x, weight, bias, 2, 1).relu(), block(x), atol=1e-4), layer
+        assert nb.torch.allclose(
+            nb.F.conv_transpose2d(x, weight, bias, 2, 1).relu(), block(x), atol=1e-4
+        ), layer
         x = block(x)
 
 
@@ -135,16 +183,24 @@ def test_a_hundred_steps_are_those_of_pytorch(nb, shipped, page, tab):
     there = tab.evaluate(
         """pushes => pushes.map((row, number) => {
              let s = begin(number); const path = [];
-             row.forEach((push, k) => { s = step(s, push); path.push({z: [...s.z], done: done(s), sigma: [...doubt(s)], drawn: k % 25 ? null : [...decode(s.z)]}); });
+             row.forEach((push, k) => {
+               s = step(s, push);
+               const drawn = k % 25 ? null : [...decode(s.z)];
+               path.push({z: [...s.z], done: done(s), sigma: [...doubt(s)], drawn}); });
              return path; })""",
         pushes.tolist(),
     )
     z, done = (np.array([[one[name] for one in path] for path in there]) for name in ("z", "done"))
     assert np.abs(z - path.state.z.numpy()).max() < 1e-2
-    assert np.array_equal(done > 0.5, says.done.sigmoid().numpy() > 0.5) and np.abs(done - says.done.sigmoid().numpy()).max() < 1e-3
+    assert (
+        np.array_equal(done > 0.5, says.done.sigmoid().numpy() > 0.5)
+        and np.abs(done - says.done.sigmoid().numpy()).max() < 1e-3
+    )
     sigma = np.array([[one["sigma"] for one in path] for path in there])
     assert np.allclose(sigma, (0.5 * says.log_var).exp().numpy(), rtol=1e-3)
-    pictures = np.array([one["drawn"] for path in there for one in path if one["drawn"]]).reshape(-1, 64, 64)
+    pictures = np.array([one["drawn"] for path in there for one in path if one["drawn"]]).reshape(
+        -1, 64, 64
+    )
     assert np.abs(pictures - drawn.numpy()).max() < 0.02, "five of 255 grey levels"
 
 
@@ -152,7 +208,9 @@ def test_what_it_says_of_a_state_is_what_the_notebook_says(nb, shipped, page, ta
     world, c, verifier = shipped
     rows = nb.calm_moments(world, 1, 5)
     states = world.states(rows)
-    there = tab.evaluate("[0, 1, 2, 3, 4].map(k => [confidence(begin(k)), advice(begin(k)), reading(begin(k))])")
+    there = tab.evaluate(
+        "[0, 1, 2, 3, 4].map(k => [confidence(begin(k)), advice(begin(k)), reading(begin(k))])"
+    )
     trust, push, angle = map(np.array, zip(*there))
     assert np.allclose(trust, verifier(states).sigmoid().numpy(), atol=2e-2)
     score = (nb.features(states) @ c[:-1] + c[-1]).numpy()
@@ -167,7 +225,8 @@ def test_its_reality_is_gymnasiums(tab):
         state, _ = env.reset(seed=seed)
         pushes = np.random.default_rng(seed).integers(2, size=60).tolist()
         there = tab.evaluate(
-            "([s, pushes]) => pushes.map(push => { s = physics(s, push); return [...s, fell(s)]; })",
+            "([s, pushes]) => pushes.map(push => { s = physics(s, push); return [...s, fell(s)]; "
+            "})",
             [env.state.tolist() if hasattr(env.state, "tolist") else list(env.state), pushes],
         )
         for push, line in zip(pushes, there):
@@ -194,7 +253,11 @@ def test_keys_and_touches_move_the_cart_and_the_fall_is_seen(tab, tmp_path):
     tab.mouse.down()
     until(tab, "game.over")
     tab.mouse.up()
-    assert tab.evaluate(place) < begin and "even chance" in tab.inner_text("#story") and tab.evaluate("game.alive") < 0.5
+    assert (
+        tab.evaluate(place) < begin
+        and "even chance" in tab.inner_text("#story")
+        and tab.evaluate("game.alive") < 0.5
+    )
     shot = Path(os.environ.get("WM_ARTEFACTS", tmp_path)) / "dream.png"
     tab.screenshot(path=shot)
     assert shot.stat().st_size > 10_000
@@ -216,8 +279,11 @@ def test_c_plays_and_a_hand_takes_over(tab):
 
 
 def test_noise_moves_the_dream_and_zero_does_not(tab):
-    far = """tau => { again(); game.number = 0; game.dream = begin(0); document.getElementById("tau").value = tau; held.right = true; game.begun = true;
-             for (let k = 0; k < 5; k++) advance(); held.right = false; return [...game.dream.z]; }"""
+    far = """tau => {
+        again(); game.number = 0; game.dream = begin(0);
+        document.getElementById("tau").value = tau; held.right = true; game.begun = true;
+        for (let k = 0; k < 5; k++) advance();
+        held.right = false; return [...game.dream.z]; }"""
     calm, same, wild = (np.array(tab.evaluate(far, tau)) for tau in (0, 0, 3))
     assert np.array_equal(calm, same) and np.abs(wild - calm).max() > 1e-3
 
@@ -233,7 +299,10 @@ def test_it_draws_thirty_frames_a_second(tab):
 
 
 def test_anyone_can_use_it(tab):
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe-core: pip install axe-playwright-python")
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright",
+        reason="no axe-core: pip install axe-playwright-python",
+    )
     for width in (360, 900):
         tab.set_viewport_size({"width": width, "height": 900})
         tab.click("#wake")
@@ -248,23 +317,45 @@ def rendered(tmp_path_factory):
     from nbconvert import HTMLExporter
 
     file = tmp_path_factory.mktemp("rendered") / "notebook.html"
-    file.write_text(HTMLExporter(template_name="classic").from_filename(str(NOTEBOOK))[0], encoding="utf-8")
+    file.write_text(
+        HTMLExporter(template_name="classic").from_filename(str(NOTEBOOK))[0], encoding="utf-8"
+    )
     return file
 
 
 def test_the_rendered_notebook_can_be_read_by_anyone(chrome, rendered):
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe-core: pip install axe-playwright-python")
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright",
+        reason="no axe-core: pip install axe-playwright-python",
+    )
     tab = chrome.new_page(viewport={"width": 1100, "height": 900})
-    tab.route(re.compile("^https?:"), lambda route: route.abort())  # formulas and the Colab badge come from the network
+    tab.route(
+        re.compile("^https?:"), lambda route: route.abort()
+    )  # formulas and the Colab badge come from the network
     tab.goto(rendered.as_uri(), wait_until="domcontentloaded")
     assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), "it scrolls sideways"
-    pictures = tab.evaluate("[...document.images].filter(i => i.src.startsWith('data:')).map(i => [i.naturalWidth, i.alt])")
+    pictures = tab.evaluate(
+        "[...document.images].filter(i => i.src.startsWith('data:')).map(i => [i.naturalWidth, "
+        "i.alt])"
+    )
     assert len(pictures) > 25 and all(width > 0 for width, _ in pictures), "a broken picture"
-    assert not [alt for _, alt in pictures if len(alt) < 20 or "No description" in alt], "a picture without a description"
-    heads = tab.evaluate("[...document.querySelectorAll('h1, h2, h3, h4')].map(h => [+h.tagName[1], h.textContent])")
-    assert heads[0][0] == 1 and not [two for one, two in zip(heads, heads[1:]) if two[0] > one[0] + 1], "a level is left out"
+    assert not [alt for _, alt in pictures if len(alt) < 20 or "No description" in alt], (
+        "a picture without a description"
+    )
+    heads = tab.evaluate(
+        "[...document.querySelectorAll('h1, h2, h3, h4')].map(h => [+h.tagName[1], h.textContent])"
+    )
+    assert heads[0][0] == 1 and not [
+        two for one, two in zip(heads, heads[1:]) if two[0] > one[0] + 1
+    ], "a level is left out"
     # What the template colours (code, prompts, empty corners of tables) is not ours.
     rules = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa"]}}
-    found = axe.Axe().run(tab, context={"exclude": [[".highlight"], [".prompt"]]}, options=rules).response["violations"]
-    assert not found, [(one["id"], [node["html"][:200] for node in one["nodes"][:5]]) for one in found]
+    found = (
+        axe.Axe()
+        .run(tab, context={"exclude": [[".highlight"], [".prompt"]]}, options=rules)
+        .response["violations"]
+    )
+    assert not found, [
+        (one["id"], [node["html"][:200] for node in one["nodes"][:5]]) for one in found
+    ]
     tab.close()

@@ -7,19 +7,32 @@ import pytest
 
 
 def test_info_nce_against_its_closed_form(nb):
-    """One latent, at squared distances of 0, σ²T and 2 σ²T: the three dreams weigh 1, 1/e and 1/e²."""
+    """One latent, at squared distances of 0, σ²T and 2 σ²T: the three dreams weigh 1, 1/e and
+    1/e²."""
     z = nb.torch.zeros(1, 1, 1)
-    imagined = nb.SPREAD * math.sqrt(nb.TEMPERATURE) * nb.torch.tensor([0.0, 1.0, math.sqrt(2)]).view(3, 1, 1, 1)
+    imagined = (
+        nb.SPREAD
+        * math.sqrt(nb.TEMPERATURE)
+        * nb.torch.tensor([0.0, 1.0, math.sqrt(2)]).view(3, 1, 1, 1)
+    )
     total = 1 + math.exp(-1) + math.exp(-2)
     assert float(nb.info_nce(imagined, z)) == pytest.approx(math.log(total), rel=1e-5)
     assert float(nb.info_nce(imagined.flip(0), z)) == pytest.approx(2 + math.log(total), rel=1e-5)
-    assert float(nb.info_nce(imagined[:1].repeat(3, 1, 1, 1), z)) == pytest.approx(math.log(3), rel=1e-5), "who is the same cannot be told apart"
+    assert float(nb.info_nce(imagined[:1].repeat(3, 1, 1, 1), z)) == pytest.approx(
+        math.log(3), rel=1e-5
+    ), "who is the same cannot be told apart"
 
 
 def test_the_contrast_pulls_the_true_dream_and_pushes_the_others(nb):
-    imagined = (nb.SPREAD * nb.torch.tensor([[0.5, 0.1], [0.4, 0.3], [-0.3, 0.2]])).view(3, 1, 1, 2).requires_grad_()
+    imagined = (
+        (nb.SPREAD * nb.torch.tensor([[0.5, 0.1], [0.4, 0.3], [-0.3, 0.2]]))
+        .view(3, 1, 1, 2)
+        .requires_grad_()
+    )
     nb.info_nce(imagined, nb.torch.zeros(1, 1, 2)).sum().backward()
-    step = (-imagined.grad * imagined.detach()).sum((1, 2, 3))  # positive: away from what was seen, which is 0
+    step = (-imagined.grad * imagined.detach()).sum(
+        (1, 2, 3)
+    )  # positive: away from what was seen, which is 0
     assert step[0] < 0 < step[1] and step[2] > 0
 
 
@@ -31,12 +44,28 @@ def test_other_pushes_differ_only_where_m_is_alone(nb):
 
 
 def test_the_contrast_is_part_of_training_and_changes_it(nb, world, smoke, tmp_path):
-    m, practice = smoke.m.but(steps=4, hidden=16, context=4), smoke.practice.but(steps=4, alone=5, batch=8)
+    m, practice = (
+        smoke.m.but(steps=4, hidden=16, context=4),
+        smoke.practice.but(steps=4, alone=5, batch=8),
+    )
 
     def train(folder, also):
-        return nb.train_m(nb.Progress(tmp_path / folder), world.memory, world.codes, None, also, m=m, practice=practice, seed=1)["weights"]
+        return nb.train_m(
+            nb.Progress(tmp_path / folder),
+            world.memory,
+            world.codes,
+            None,
+            also,
+            m=m,
+            practice=practice,
+            seed=1,
+        )["weights"]
 
-    plain, contrast, nothing = train("plain", None), train("contrast", nb.strong_contrast), train("nothing", lambda *what: 0.0)
+    plain, contrast, nothing = (
+        train("plain", None),
+        train("contrast", nb.strong_contrast),
+        train("nothing", lambda *what: 0.0),
+    )
     assert all(nb.torch.equal(plain[name], nothing[name]) for name in plain)
     assert not nb.torch.allclose(plain["gates.weight"], contrast["gates.weight"], atol=1e-5)
 
@@ -50,7 +79,8 @@ def test_the_ranking_knows_a_known_order(nb):
 
 @pytest.fixture
 def ranked(nb, world, tmp_path, monkeypatch):
-    """Ranks a world's controllers whose real returns are 1 and 3; what was played is kept in `ranked.weights`."""
+    """Ranks a world's controllers whose real returns are 1 and 3; what was played is kept in
+    `ranked.weights`."""
     monkeypatch.setattr(nb, "LONG", (3, 7))
     path = nb.torch.randn(40, 23)
     monkeypatch.setattr(nb, "learn", lambda progress, its, c, seed, workers: {"path": path})
@@ -67,7 +97,16 @@ def ranked(nb, world, tmp_path, monkeypatch):
 
     def rank():
         rank.weights = []
-        return nb.rank_controllers(nb.Progress(tmp_path), world, verifier, c=nb.CSettings(temperature=1.0), seed=4, episodes=2, starts=40, workers=1)["lines"]
+        return nb.rank_controllers(
+            nb.Progress(tmp_path),
+            world,
+            verifier,
+            c=nb.CSettings(temperature=1.0),
+            seed=4,
+            episodes=2,
+            starts=40,
+            workers=1,
+        )["lines"]
 
     rank.path = path
     return rank
@@ -76,7 +115,9 @@ def ranked(nb, world, tmp_path, monkeypatch):
 def test_skilled_controllers_are_from_the_path_with_noise(nb, ranked):
     first, weights = ranked(), None
     weights = nb.torch.stack(ranked.weights)
-    assert ranked() == first and nb.torch.equal(nb.torch.stack(ranked.weights), weights), "the same seed makes the same"
+    assert ranked() == first and nb.torch.equal(nb.torch.stack(ranked.weights), weights), (
+        "the same seed makes the same"
+    )
     assert len(first) == nb.RANKED and all(line["real"] == 2.0 for line in first)
     gaps = (weights[:, None] - ranked.path).norm(dim=2).min(1).values
     assert (gaps[::3] < 1e-5).all() and (gaps[1::3] > 1e-3).all()
@@ -89,22 +130,40 @@ def test_an_imagined_return_is_the_dreams_own_and_a_doubted_state_pays_less(nb, 
     for steps in (3, 7):
         c = nb.CSettings(horizon=steps, last_worth=0.0)
         for line, one in list(zip(lines, ranked.weights))[::7]:
-            assert line[f"plain {steps}"] == pytest.approx(float(nb.dream_returns(world.m, one[None], starts, home, c).mean()), rel=1e-3, abs=1e-4)
-            assert line[f"weighed {steps}"] == pytest.approx(0.5 * line[f"plain {steps}"], rel=1e-3, abs=1e-4), "a verifier that guesses halves all"
+            assert line[f"plain {steps}"] == pytest.approx(
+                float(nb.dream_returns(world.m, one[None], starts, home, c).mean()),
+                rel=1e-3,
+                abs=1e-4,
+            )
+            assert line[f"weighed {steps}"] == pytest.approx(
+                0.5 * line[f"plain {steps}"], rel=1e-3, abs=1e-4
+            ), "a verifier that guesses halves all"
 
 
 def test_calm_moments_are_calm(nb, world):
     rows = nb.calm_moments(world, 1, 30)
     assert 0 < len(rows) <= 30
-    assert (world.memory.states[rows, 2].abs() < math.radians(4)).all() and (world.memory.states[rows, 3].abs() < 0.5).all()
+    assert (world.memory.states[rows, 2].abs() < math.radians(4)).all() and (
+        world.memory.states[rows, 3].abs() < 0.5
+    ).all()
 
 
 def test_the_verifiers_loss_is_the_log_of_its_confidence_in_the_dream(nb, world):
     verifier = nb.frozen(nb.Verifier(6, 16))
     rows = nb.windows(world.memory, 4 + 5, 20)
     losses = nb.verifier_loss(world, verifier, rows)
-    told = list(nb.dream(world.m, world.m.begin(world.codes.mu[0, rows[:, 0]]), nb.given(world.codes.actions[0, rows]), 8, world.codes.mu[0, rows[:, :4]]))
-    assert float(losses[2]) == pytest.approx(float(-verifier(told[5].state).sigmoid().log().mean()), rel=1e-4)
+    told = list(
+        nb.dream(
+            world.m,
+            world.m.begin(world.codes.mu[0, rows[:, 0]]),
+            nb.given(world.codes.actions[0, rows]),
+            8,
+            world.codes.mu[0, rows[:, :4]],
+        )
+    )
+    assert float(losses[2]) == pytest.approx(
+        float(-verifier(told[5].state).sigmoid().log().mean()), rel=1e-4
+    )
     assert len(losses) == 5
 
 
@@ -112,10 +171,16 @@ def test_the_paired_differences_against_students_own_arithmetic(nb):
     first, other = np.array([1.0, 2.0, 4.0]), np.array([2.0, 3.5, 4.5])
     error = np.array([1.0, 1.5, 0.5]).std(ddof=1) / math.sqrt(3)
     far, low, high, p = nb.difference(first, other)
-    assert (far, low, high) == pytest.approx((1, 1 - 4.30265 * error, 1 + 4.30265 * error), rel=1e-4)  # t of two degrees of freedom
-    assert p == pytest.approx(1 - (1 / error) / math.sqrt(2 + 1 / error**2), rel=1e-6)  # its distribution has a closed form
+    assert (far, low, high) == pytest.approx(
+        (1, 1 - 4.30265 * error, 1 + 4.30265 * error), rel=1e-4
+    )  # t of two degrees of freedom
+    assert p == pytest.approx(
+        1 - (1 / error) / math.sqrt(2 + 1 / error**2), rel=1e-6
+    )  # its distribution has a closed form
     assert math.isnan(nb.difference(first[:1], other[:1])[3]), "one seed shows nothing"
-    table = nb.pandas.DataFrame({"arm": ["a", "b"] * 3, "seed": [1, 1, 2, 2, 3, 3], "what": [1.0, 2.0, 2.0, 3.5, 4.0, 4.5]})
+    table = nb.pandas.DataFrame(
+        {"arm": ["a", "b"] * 3, "seed": [1, 1, 2, 2, 3, 3], "what": [1.0, 2.0, 2.0, 3.5, 4.0, 4.5]}
+    )
     found = nb.paired(table.sample(frac=1, random_state=0), "arm", "what", "a")
     assert found["a"] == "2.33" and found["b"].startswith("3.33: +1 (-0.242 to 2.24), p = 0.07")
 
@@ -128,7 +193,11 @@ def test_a_macro_step_is_two_steps_when_the_weights_are_tied_by_hand(nb):
         for part in m.parameters():
             nb.nn.init.zeros_(part)
         with nb.torch.no_grad():
-            m.gates.bias[1:2], m.gates.bias[2:3], m.gates.bias[3:4] = 40.0, -40.0, 40.0  # in: all, forget: all, out: all
+            m.gates.bias[1:2], m.gates.bias[2:3], m.gates.bias[3:4] = (
+                40.0,
+                -40.0,
+                40.0,
+            )  # in: all, forget: all, out: all
             m.gates.weight[0, 4 : 4 + pushes] = math.atanh(math.atanh(reach)) / pushes
             m.change.weight[:] = nb.torch.tensor([[1.0], [-2.0]])
         return m
@@ -144,7 +213,11 @@ def test_a_macro_step_is_two_steps_when_the_weights_are_tied_by_hand(nb):
 def test_every_second_frame(nb, world):
     macro, whole = nb.every_second(world), world.memory
     thin, codes = macro.memory, macro.codes
-    assert len(thin) == codes.mu.shape[1] == len(whole) and codes.actions.shape == (2, len(thin), 2), "each frame is there once"
+    assert len(thin) == codes.mu.shape[1] == len(whole) and codes.actions.shape == (
+        2,
+        len(thin),
+        2,
+    ), "each frame is there once"
     z = {tuple(code): row for row, code in enumerate(world.codes.mu[0].tolist())}
     for row in range(len(thin) - 1):
         if thin.episode[row] == thin.episode[row + 1]:
@@ -154,15 +227,26 @@ def test_every_second_frame(nb, world):
             assert thin.rewards[row] == 2 and nb.torch.equal(thin.states[row], whole.states[here])
             assert bool(thin.done[row + 1]) == bool(whole.done[there])
     assert thin.done.sum() == whole.done.sum() == len(whole.episodes), "each fall is there once"
-    assert codes.mirror[1].all() and len(thin.episodes) == codes.mirror.shape[1] and macro.context == 2
+    assert (
+        codes.mirror[1].all() and len(thin.episodes) == codes.mirror.shape[1] and macro.context == 2
+    )
 
 
 def test_both_halves_of_an_episode_teach_m_or_neither(nb):
-    """`train_m` learns its doubt on each tenth episode: a macro M's must not meet those in its other half."""
+    """`train_m` learns its doubt on each tenth episode: a macro M's must not meet those in its
+    other half."""
     for count in (20, 30, 8):
         lengths = [5 + number % 3 for number in range(count)]
         episodes = [
-            nb.Episode(0, np.zeros((n + 1, 64, 64), np.uint8), np.zeros((n + 1, 4), np.float32), np.zeros(n, np.int64), np.ones(n, np.float32), True, False)
+            nb.Episode(
+                0,
+                np.zeros((n + 1, 64, 64), np.uint8),
+                np.zeros((n + 1, 4), np.float32),
+                np.zeros(n, np.int64),
+                np.ones(n, np.float32),
+                True,
+                False,
+            )
             for n in lengths
         ]
         halves = nb.every_second_row(nb.Memory(episodes, 0, nb.DEVICE))
@@ -171,18 +255,25 @@ def test_both_halves_of_an_episode_teach_m_or_neither(nb):
         taught = [number for place, (number, _) in enumerate(halves) if place % 10 != 9]
         if count % 10 == 0:
             assert set(kept) == set(range(9, count, 10)) and not set(kept) & set(taught)
-        assert sorted(row for _, rows in halves for row in rows) == list(range(sum(lengths) + count))
+        assert sorted(row for _, rows in halves for row in rows) == list(
+            range(sum(lengths) + count)
+        )
 
 
 def test_the_same_moments_for_single_and_macro_steps(nb, world):
     rows = nb.windows(world.memory, 8, 25)
     macro, same = nb.every_second(world), nb.same_windows(world.memory, rows)
-    assert same.shape == (25, 4) and nb.torch.equal(macro.codes.mu[:, same], world.codes.mu[:, rows[:, ::2]])
-    assert (macro.memory.episode[same] == macro.memory.episode[same[:, :1]]).all() and (same.diff() == 1).all()
+    assert same.shape == (25, 4) and nb.torch.equal(
+        macro.codes.mu[:, same], world.codes.mu[:, rows[:, ::2]]
+    )
+    assert (macro.memory.episode[same] == macro.memory.episode[same[:, :1]]).all() and (
+        same.diff() == 1
+    ).all()
 
 
 def test_the_macro_agent_does_both_pushes_and_remembers_as_a_dreams_beginning_does(nb, smoke):
-    """Whatever it saw in play, `states` finds again in the recorded episode: so it acts awake as in dreams."""
+    """Whatever it saw in play, `states` finds again in the recorded episode: so it acts awake as in
+    dreams."""
     nb.torch.manual_seed(0)
     v, m = nb.frozen(nb.V(smoke.v)), nb.frozen(nb.M(smoke.v.latents, 16, 2))
     nb.nn.init.normal_(m.change.weight, std=0.1)
@@ -209,17 +300,23 @@ def test_the_macro_agent_does_both_pushes_and_remembers_as_a_dreams_beginning_do
 
 
 def test_the_gap_between_two_gaussians(nb):
-    """Of N(0, 1) to N(1, 4) in the first direction; the second is the same in both, and independent."""
+    """Of N(0, 1) to N(1, 4) in the first direction; the second is the same in both, and
+    independent."""
     luck = nb.torch.Generator().manual_seed(0)
     real = nb.torch.randn(20_000, 2, generator=luck)
     assert nb.gaussian_gap(real, real) == pytest.approx(0.0, abs=1e-6)
-    dreamed = nb.torch.randn(15_000, 2, generator=luck) * nb.torch.tensor([2.0, 1.0]) + nb.torch.tensor([1.0, 0.0])
-    assert nb.gaussian_gap(dreamed, real) == pytest.approx(math.log(2) + (1 + 1) / 8 - 0.5, abs=0.03)
+    dreamed = nb.torch.randn(15_000, 2, generator=luck) * nb.torch.tensor(
+        [2.0, 1.0]
+    ) + nb.torch.tensor([1.0, 0.0])
+    assert nb.gaussian_gap(dreamed, real) == pytest.approx(
+        math.log(2) + (1 + 1) / 8 - 0.5, abs=0.03
+    )
     assert math.isnan(nb.gaussian_gap(real[:5], real))
 
 
 def test_a_dream_that_copies_life_is_like_life(nb, smoke):
-    """An M that says the end is far, and recorded lives that fall: the steps lived are counted by hand."""
+    """An M that says the end is far, and recorded lives that fall: the steps lived are counted by
+    hand."""
     episodes = nb.play(nb.RandomPolicy(0), [1, 2, 3, 4], 2)
     memory = nb.Memory(episodes, 0, nb.DEVICE)
     m, v = nb.frozen(nb.M(smoke.v.latents, 8)), nb.frozen(nb.V(smoke.v))
@@ -228,7 +325,9 @@ def test_a_dream_that_copies_life_is_like_life(nb, smoke):
     world = world._replace(codes=nb.Codes(**nb.encode_memory(None, memory, v)))
     probe = nb.Probe(world.codes.mu[0], memory.states)
     found = nb.like_life(world, lambda k, state: nb.torch.zeros(len(state.z)), probe, 6, count=4000)
-    left = np.concatenate([np.arange(len(one.actions), -1, -1)[3:-1] for one in episodes])  # all of them fall
+    left = np.concatenate(
+        [np.arange(len(one.actions), -1, -1)[3:-1] for one in episodes]
+    )  # all of them fall
     assert found["lived dreamed"] == pytest.approx(6.0)
     assert found["lived real"] == pytest.approx(np.minimum(left, 6).mean(), rel=0.03)
     assert found["x real"] > 0 and found["KL"] > 0

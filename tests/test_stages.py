@@ -12,7 +12,9 @@ class Interrupted(Exception):
 
 def same(a, b) -> bool:
     """Two stage results hold the same weights."""
-    return a["weights"].keys() == b["weights"].keys() and all((a["weights"][name] == b["weights"][name]).all() for name in a["weights"])
+    return a["weights"].keys() == b["weights"].keys() and all(
+        (a["weights"][name] == b["weights"][name]).all() for name in a["weights"]
+    )
 
 
 def interrupt_after(nb, monkeypatch, saves: int):
@@ -31,9 +33,24 @@ def test_key_changes_with_settings_code_and_earlier_stages(nb, smoke):
     def key(function=nb.train_v, inputs=(), after=(), v=smoke.v, seed=1, **more):
         return nb.stage_key(function, inputs, after, v=v, seed=seed, **more)
 
-    assert key() == key() and len({key(), key(seed=2), key(v=smoke.v.but(steps=31)), key(after=(nb.Stage("collect", "abc", None, 0.0, {}),))}) == 4
-    assert key(workers=2) == key(workers=3), "how many work side by side does not change what comes out"
-    assert key(inputs=(nb.RandomPolicy(0),)) != key(inputs=(nb.hand_written_policy,)), "the code of inputs counts"
+    assert (
+        key() == key()
+        and len(
+            {
+                key(),
+                key(seed=2),
+                key(v=smoke.v.but(steps=31)),
+                key(after=(nb.Stage("collect", "abc", None, 0.0, {}),)),
+            }
+        )
+        == 4
+    )
+    assert key(workers=2) == key(workers=3), (
+        "how many work side by side does not change what comes out"
+    )
+    assert key(inputs=(nb.RandomPolicy(0),)) != key(inputs=(nb.hand_written_policy,)), (
+        "the code of inputs counts"
+    )
 
 
 BASE = '''import functools
@@ -59,12 +76,24 @@ def work(progress, seed):
         != 1
     ) + sum(middle(2)) + LIMIT[0] + Net().size() + Pair(1).a, "said": f"{seed!r:>{4}} {'a'}"}
 '''
-SAME = {"a comment": ("# one", "# two"), "a docstring": ('"""Between."""', '"""In between,\n    on two lines."""'), "a blank line": ("def middle", "\n\ndef middle"),
-        "a later function with an attribute's name": ("def middle", "def size():\n    return 0\ndef middle")}  # fmt: skip
+SAME = {
+    "a comment": ("# one", "# two"),
+    "a docstring": ('"""Between."""', '"""In between,\n    on two lines."""'),
+    "a blank line": ("def middle", "\n\ndef middle"),
+    "a later function with an attribute's name": (
+        "def middle",
+        "def size():\n    return 0\ndef middle",
+    ),
+}
 OTHER = {
-    "a cached helper": ("return 1", "return 2"), "a list": ("[1, 2]", "[1, 3]"), "a line that begins with an operator": ("!= 1", "!= 2"),
-    "a method": ("return 3", "return 4"), "a field": ("a: int", "a: float"), "inside a comprehension": ("helper() + y", "helper() - y"), "itself": ("'a'", "'b'"),
-}  # fmt: skip
+    "a cached helper": ("return 1", "return 2"),
+    "a list": ("[1, 2]", "[1, 3]"),
+    "a line that begins with an operator": ("!= 1", "!= 2"),
+    "a method": ("return 3", "return 4"),
+    "a field": ("a: int", "a: float"),
+    "inside a comprehension": ("helper() + y", "helper() - y"),
+    "itself": ("'a'", "'b'"),
+}
 
 
 @pytest.mark.parametrize("readable", [True, False])
@@ -92,14 +121,25 @@ def test_a_key_follows_all_code_and_nothing_else(nb, readable, what, monkeypatch
 
 def test_the_notebooks_own_code_is_read_at_any_depth(smoke):
     def keys(old="", new="", readable=True):
-        module = load_notebook("changed", lambda source: source.replace(old, new) if old else source, readable)
-        return tuple(module.stage_key(function, seed=1) for function in (module.train_v, module.train_m, module.learn))
+        module = load_notebook(
+            "changed", lambda source: source.replace(old, new) if old else source, readable
+        )
+        return tuple(
+            module.stage_key(function, seed=1)
+            for function in (module.train_v, module.train_m, module.learn)
+        )
 
     v_key, m_key, c_key = keys()
-    deep = keys("0.5 * (mu.square() + log_var.exp() - 1 - log_var)", "0.6 * (mu.square() + log_var.exp() - 1 - log_var)")
+    deep = keys(
+        "0.5 * (mu.square() + log_var.exp() - 1 - log_var)",
+        "0.6 * (mu.square() + log_var.exp() - 1 - log_var)",
+    )
     assert deep[0] != v_key and deep[1] == m_key, "M does not use the KL"
     assert keys("PIXEL_SCALE = 8.0", "PIXEL_SCALE = 9.0")[0] != v_key
-    assert keys("CHANGE = 5.0", "CHANGE = 4.0")[1:] != (m_key, c_key) and keys("CHANGE = 5.0", "CHANGE = 4.0")[0] == v_key
+    assert (
+        keys("CHANGE = 5.0", "CHANGE = 4.0")[1:] != (m_key, c_key)
+        and keys("CHANGE = 5.0", "CHANGE = 4.0")[0] == v_key
+    )
     assert keys('"""Train V on single', '"""Do train V on single')[0] == v_key
 
 
@@ -118,7 +158,12 @@ def test_resumed_v_equals_uninterrupted_v(nb, run_folder, smoke, memory, monkeyp
     monkeypatch.setattr(nb, "SAVE_EVERY", 3)
 
     def train(folder):
-        return nb.train_v(nb.Progress(run_folder / folder), memory, v=smoke.v.but(steps=9, batch=8, law=law), seed=1)
+        return nb.train_v(
+            nb.Progress(run_folder / folder),
+            memory,
+            v=smoke.v.but(steps=9, batch=8, law=law),
+            seed=1,
+        )
 
     whole = train("whole")
     with monkeypatch.context() as patch:
@@ -131,12 +176,19 @@ def test_resumed_v_equals_uninterrupted_v(nb, run_folder, smoke, memory, monkeyp
 
 
 @pytest.mark.parametrize("practice", [False, True])
-def test_resumed_m_equals_uninterrupted_m_and_seeds_matter(nb, run_folder, smoke, world, monkeypatch, practice):
+def test_resumed_m_equals_uninterrupted_m_and_seeds_matter(
+    nb, run_folder, smoke, world, monkeypatch, practice
+):
     monkeypatch.setattr(nb, "SAVE_EVERY", 3)
-    how = {"m": smoke.m.but(steps=8, hidden=16, context=4), "practice": smoke.practice.but(steps=8, alone=5) if practice else None}
+    how = {
+        "m": smoke.m.but(steps=8, hidden=16, context=4),
+        "practice": smoke.practice.but(steps=8, alone=5) if practice else None,
+    }
 
     def train(folder, seed=1):
-        return nb.train_m(nb.Progress(run_folder / folder), world.memory, world.codes, **how, seed=seed)
+        return nb.train_m(
+            nb.Progress(run_folder / folder), world.memory, world.codes, **how, seed=seed
+        )
 
     whole = train("whole")
     assert same(whole, train("twin")) and not same(whole, train("other", 2))
@@ -147,17 +199,26 @@ def test_resumed_m_equals_uninterrupted_m_and_seeds_matter(nb, run_folder, smoke
     assert same(whole, train("cut"))
 
 
-def test_resumed_c_equals_uninterrupted_c_and_looks_are_only_logged(nb, run_folder, world, smoke, monkeypatch):
+def test_resumed_c_equals_uninterrupted_c_and_looks_are_only_logged(
+    nb, run_folder, world, smoke, monkeypatch
+):
     monkeypatch.setattr(nb, "PAIRS", 200)
     c = smoke.c.but(generations=6, population=8, look_every=16, axes=3, growing=1, horizon=3)
     looked = []
-    monkeypatch.setattr(nb, "lives", lambda agent, purpose, *rest: looked.append(purpose) or [float(len(looked))])
+    monkeypatch.setattr(
+        nb, "lives", lambda agent, purpose, *rest: looked.append(purpose) or [float(len(looked))]
+    )
 
     def learn(folder):
         return nb.learn(nb.Progress(run_folder / folder), world, c=c, seed=1, workers=1)
 
     whole = learn("whole")
-    assert whole["updates"] == [8, 16, 32, 48] and whole["returns"].shape == (6, 8) and looked == ["check"] * 4 and len(whole["dream"]) == 4
+    assert (
+        whole["updates"] == [8, 16, 32, 48]
+        and whole["returns"].shape == (6, 8)
+        and looked == ["check"] * 4
+        and len(whole["dream"]) == 4
+    )
     with monkeypatch.context() as patch:
         interrupt_after(nb, patch, 3)
         with pytest.raises(Interrupted):
@@ -165,11 +226,17 @@ def test_resumed_c_equals_uninterrupted_c_and_looks_are_only_logged(nb, run_fold
     looked.clear()
     resumed = learn("cut")
     assert len(looked) == 1, "only the missing look was played"
-    assert nb.torch.equal(whole["weights"], resumed["weights"]) and nb.torch.equal(whole["returns"], resumed["returns"])
+    assert nb.torch.equal(whole["weights"], resumed["weights"]) and nb.torch.equal(
+        whole["returns"], resumed["returns"]
+    )
     monkeypatch.setattr(nb, "lives", lambda *rest: [-1e6])
-    assert nb.torch.equal(whole["weights"], learn("other looks")["weights"]), "what the looks saw must change nothing"
+    assert nb.torch.equal(whole["weights"], learn("other looks")["weights"]), (
+        "what the looks saw must change nothing"
+    )
     path = nb.torch.nn.functional.normalize(whole["path"], dim=1)
-    assert float(nb.torch.nn.functional.normalize(whole["weights"], dim=0) @ path[3:].mean(0)) > 0.5, "what ships is in the middle of the second half"
+    assert (
+        float(nb.torch.nn.functional.normalize(whole["weights"], dim=0) @ path[3:].mean(0)) > 0.5
+    ), "what ships is in the middle of the second half"
 
 
 @pytest.mark.parametrize("content", [b"", b"not a save", b"PK\x03\x04 half a zip"])
@@ -192,7 +259,10 @@ def test_foreign_saves_are_set_aside_and_their_code_is_never_run(nb, tmp_path):
     (tmp_path / "result.pt").write_bytes(pickle.dumps(Evil()))
     assert nb.load(tmp_path / "result.pt") is None and not (tmp_path / "harm").exists()
     nb.save({"something": 1}, tmp_path / "result.pt")
-    assert nb.load(tmp_path / "result.pt", "result", "seconds") is None and not (tmp_path / "result.pt").exists()
+    assert (
+        nb.load(tmp_path / "result.pt", "result", "seconds") is None
+        and not (tmp_path / "result.pt").exists()
+    )
 
 
 def test_an_unusable_folder_is_a_sentence(nb, tmp_path):
@@ -207,13 +277,27 @@ def small_run(nb, smoke, folder):
     """A checkpoint with one stage of each kind of value."""
     v, m = nb.V(smoke.v).eval(), nb.M(smoke.v.latents, smoke.m.hidden)
     stages = [
-        nb.Stage("v", "k", folder, 3.0, {"weights": dict(v.state_dict()), "log": {"step": [0, 1], "loss": [2.5, 1.5]}}),
+        nb.Stage(
+            "v",
+            "k",
+            folder,
+            3.0,
+            {"weights": dict(v.state_dict()), "log": {"step": [0, 1], "loss": [2.5, 1.5]}},
+        ),
         nb.Stage("m", "k", folder, 2.0, {"weights": dict(m.state_dict())}),
-        nb.Stage("c", "k", folder, 1.0, {"weights": nb.torch.randn(2, 5), "real": [[9.0, 10.0], [11.0, 12.0]], "parts": ["a"]}),
+        nb.Stage(
+            "c",
+            "k",
+            folder,
+            1.0,
+            {"weights": nb.torch.randn(2, 5), "real": [[9.0, 10.0], [11.0, 12.0]], "parts": ["a"]},
+        ),
     ]
     stages.append(stages[1]._replace(name="again"))  # it shares its tensors
     digest = nb.save_checkpoint(folder / "checkpoint.safetensors", stages, smoke)
-    (folder / "manifest.json").write_text(nb.json.dumps({"checkpoint_sha256": digest}), encoding="utf-8")
+    (folder / "manifest.json").write_text(
+        nb.json.dumps({"checkpoint_sha256": digest}), encoding="utf-8"
+    )
     return stages, digest
 
 
@@ -225,10 +309,17 @@ def ours(nb, monkeypatch, folder):
 def test_checkpoint_round_trip(nb, smoke, tmp_path):
     stages, digest = small_run(nb, smoke, tmp_path)
     loaded = nb.load_checkpoint(tmp_path / "checkpoint.safetensors", smoke)
-    assert digest == nb.hashlib.sha256((tmp_path / "checkpoint.safetensors").read_bytes()).hexdigest()
+    assert (
+        digest == nb.hashlib.sha256((tmp_path / "checkpoint.safetensors").read_bytes()).hexdigest()
+    )
     assert list(loaded) == ["v", "m", "c", "again"] and loaded["v"].seconds == 3.0
-    assert loaded["v"].result["log"] == stages[0].result["log"] and loaded["c"].result["real"] == stages[2].result["real"]
-    assert same(loaded["v"].result, stages[0].result) and same(loaded["again"].result, stages[1].result)
+    assert (
+        loaded["v"].result["log"] == stages[0].result["log"]
+        and loaded["c"].result["real"] == stages[2].result["real"]
+    )
+    assert same(loaded["v"].result, stages[0].result) and same(
+        loaded["again"].result, stages[1].result
+    )
     nb.frozen(nb.V(smoke.v), loaded["v"].result)
 
 
@@ -236,19 +327,33 @@ def test_pretrained_stages_are_used_and_nothing_is_trained(nb, smoke, run_folder
     small_run(nb, smoke, run_folder)
     ours(nb, monkeypatch, run_folder)
     monkeypatch.setattr(nb, "PRETRAINED", nb.find_pretrained(smoke.but(seed=7)))
-    stage = nb.keep(nb.train_v, None, name="v", v=smoke.v, seed=7)  # without a memory it could not train
-    assert stage.seconds == 3.0 and stage.key.startswith("pretrained") and stage.key.endswith("seed-123")
+    stage = nb.keep(
+        nb.train_v, None, name="v", v=smoke.v, seed=7
+    )  # without a memory it could not train
+    assert (
+        stage.seconds == 3.0
+        and stage.key.startswith("pretrained")
+        and stage.key.endswith("seed-123")
+    )
 
 
 @pytest.mark.parametrize(
     "harm, words",
     [
         (lambda folder: (folder / "checkpoint.safetensors").write_bytes(b"junk"), "checksum"),
-        (lambda folder: (folder / "manifest.json").write_text("{}", encoding="utf-8"), "checkpoint_sha256"),
-        (lambda folder: (folder / "manifest.json").write_text("not json", encoding="utf-8"), "can't be used"),
+        (
+            lambda folder: (folder / "manifest.json").write_text("{}", encoding="utf-8"),
+            "checkpoint_sha256",
+        ),
+        (
+            lambda folder: (folder / "manifest.json").write_text("not json", encoding="utf-8"),
+            "can't be used",
+        ),
     ],
 )
-def test_unusable_pretrained_checkpoint_is_a_sentence(nb, smoke, tmp_path, monkeypatch, capsys, harm, words):
+def test_unusable_pretrained_checkpoint_is_a_sentence(
+    nb, smoke, tmp_path, monkeypatch, capsys, harm, words
+):
     small_run(nb, smoke, tmp_path)
     harm(tmp_path)
     ours(nb, monkeypatch, tmp_path)
@@ -262,20 +367,34 @@ def test_the_shipped_checkpoint_fits_the_profiles_with_a_gpu_too(tmp_path, monke
     nb = load_notebook("with_a_gpu")
     monkeypatch.setattr(nb.torch.cuda, "is_available", lambda: True)
     monkeypatch.chdir(ROOT)
-    for name, value in {"WM_PROFILE": profile, "WM_USE_PRETRAINED": "1", "WM_RUN_FOLDER": str(tmp_path), "WM_OVERRIDES": ""}.items():
+    for name, value in {
+        "WM_PROFILE": profile,
+        "WM_USE_PRETRAINED": "1",
+        "WM_RUN_FOLDER": str(tmp_path),
+        "WM_OVERRIDES": "",
+    }.items():
         monkeypatch.setenv(name, value)
-    exec(next(source_of(cell) for cell in tagged("run") if cell["id"] == "run-profile"), nb.__dict__)
+    exec(
+        next(source_of(cell) for cell in tagged("run") if cell["id"] == "run-profile"), nb.__dict__
+    )
     assert {"v", "m", "practice", "c"} <= nb.PRETRAINED.keys() and nb.settings.m.hidden == 192
 
 
-def test_pretrained_of_another_size_and_without_a_network(nb, smoke, run_folder, monkeypatch, capsys):
+def test_pretrained_of_another_size_and_without_a_network(
+    nb, smoke, run_folder, monkeypatch, capsys
+):
     small_run(nb, smoke, run_folder)
     ours(nb, monkeypatch, run_folder)
-    assert nb.find_pretrained(nb.make_settings("smoke", "m.hidden=32")) == {} and "m.hidden = 192" in capsys.readouterr().out
+    assert (
+        nb.find_pretrained(nb.make_settings("smoke", "m.hidden=32")) == {}
+        and "m.hidden = 192" in capsys.readouterr().out
+    )
     monkeypatch.setattr(nb, "asset", lambda name: None)
     assert nb.find_pretrained(smoke) == {} and "it is not here" in capsys.readouterr().out
 
 
 def test_json_is_strict(nb):
     value = nb.strict({"a": [1.0, float("nan")], "b": {"c": float("inf"), "d": "text"}})
-    assert value == {"a": [1.0, None], "b": {"c": None, "d": "text"}} and nb.json.dumps(value, allow_nan=False)
+    assert value == {"a": [1.0, None], "b": {"c": None, "d": "text"}} and nb.json.dumps(
+        value, allow_nan=False
+    )

@@ -19,32 +19,52 @@ def test_reliability_of_an_honest_and_a_boasting_witness(nb):
     generator = nb.torch.Generator().manual_seed(0)
     trust = nb.torch.rand(20_000, generator=generator)
     truth = nb.torch.rand(20_000, generator=generator) < trust
-    assert nb.reliability(trust, truth)[2] < 0.02 < 0.2 < nb.reliability(nb.torch.full_like(trust, 0.95), truth)[2]
+    assert (
+        nb.reliability(trust, truth)[2]
+        < 0.02
+        < 0.2
+        < nb.reliability(nb.torch.full_like(trust, 0.95), truth)[2]
+    )
 
 
 def test_verifier_learns_to_tell_noise(nb, world, tmp_path, monkeypatch):
     monkeypatch.setattr(nb, "VERIFIER_POOL", 2_000)
-    slow = world._replace(codes=world.codes._replace(mu=0.1 * world.codes.mu))  # codes that move slowly, so that a perturbed one stands out
+    slow = world._replace(
+        codes=world.codes._replace(mu=0.1 * world.codes.mu)
+    )  # codes that move slowly, so that a perturbed one stands out
     nb.nn.init.zeros_(slow.m.change.weight)  # and an M that predicts them
     how = nb.TrainSettings(batch=128, steps=600)
-    verifier = nb.frozen(nb.Verifier(6, 16), nb.train_verifier(nb.Progress(tmp_path), slow, verifier=how, seed=0))
+    verifier = nb.frozen(
+        nb.Verifier(6, 16), nb.train_verifier(nb.Progress(tmp_path), slow, verifier=how, seed=0)
+    )
     now, a, after = nb.real_steps(slow, 300, range(6), nb.torch.Generator().manual_seed(1))
-    false = nb.false_steps(slow.m, now, a, slow.codes.mu[0].std(0), nb.torch.Generator().manual_seed(2))
+    false = nb.false_steps(
+        slow.m, now, a, slow.codes.mu[0].std(0), nb.torch.Generator().manual_seed(2)
+    )
     assert nb.auroc(verifier(after), verifier(false)) > 0.75
-    assert set(nb.unseen_kinds(slow.m, now, a, after, slow.codes.mu[0].std(0))) >= {"the world stands still"}
+    assert set(nb.unseen_kinds(slow.m, now, a, after, slow.codes.mu[0].std(0))) >= {
+        "the world stands still"
+    }
 
 
 def test_real_steps_are_recorded_ones(nb, world):
     now, a, after = nb.real_steps(world, 50, range(6), nb.torch.Generator().manual_seed(0))
     z = world.codes.mu.flatten(0, 1)
     rows = [int((z - code).abs().sum(1).argmin()) for code in now.z]
-    assert nb.torch.equal(z[rows], now.z) and nb.torch.equal(z[[row + 1 for row in rows]], after.z) and nb.torch.equal(after.before, now.z)
+    assert (
+        nb.torch.equal(z[rows], now.z)
+        and nb.torch.equal(z[[row + 1 for row in rows]], after.z)
+        and nb.torch.equal(after.before, now.z)
+    )
     assert nb.torch.equal(world.codes.actions.flatten()[rows], a) and (after.blind == 0).all()
 
 
 def test_variance_mask_passes_what_is_unsure(nb, world):
     mask, share = nb.variance_mask(world, 0.01, 0)
-    assert nb.torch.equal(mask, (share > 0.01).float()) and nb.variance_mask(world, float(share.max()), 0)[0].sum() == 0
+    assert (
+        nb.torch.equal(mask, (share > 0.01).float())
+        and nb.variance_mask(world, float(share.max()), 0)[0].sum() == 0
+    )
 
 
 def test_drift_knows_an_honest_and_a_boasting_m(nb, smoke, memory):
@@ -56,7 +76,11 @@ def test_drift_knows_an_honest_and_a_boasting_m(nb, smoke, memory):
     for log_var in (-16.0, 3.0):
         nb.nn.init.constant_(m.log_var.bias, log_var)
         found = nb.drift(looking, probe, nb.windows(looking.memory, 4 + 3, 20))
-        assert all(len(found[name]) == 3 for name in ("theta", "x", "kl", "50", "90")) and (found["kl"] >= 0).all() and (found["50"] <= found["90"]).all()
+        assert (
+            all(len(found[name]) == 3 for name in ("theta", "x", "kl", "50", "90"))
+            and (found["kl"] >= 0).all()
+            and (found["50"] <= found["90"]).all()
+        )
         shares.append(float(found["90"].mean()))
     assert shares[0] < 60 < 95 < shares[1]
     assert nb.drift(looking, probe, nb.windows(looking.memory, 4 + 400, 20))["theta"].isnan().all()
@@ -74,22 +98,38 @@ def test_remedy_table_round_trip(nb, tmp_path, monkeypatch):
     assert nb.read_table("remedies") == []
     monkeypatch.setattr(nb, "asset", lambda name: nb.Path("assets") / name)
     folder = nb.usable_folder(nb.Path("assets") / "experiments")
-    nb.write_table(folder / "remedies.csv", [{"row": "a, b", "search": 0, "real_mean": 12.5, "farthest": 0.1}])
-    assert nb.read_table("remedies") == [{"row": "a, b", "search": "0", "real_mean": "12.5", "farthest": "0.1"}]
+    nb.write_table(
+        folder / "remedies.csv", [{"row": "a, b", "search": 0, "real_mean": 12.5, "farthest": 0.1}]
+    )
+    assert nb.read_table("remedies") == [
+        {"row": "a, b", "search": "0", "real_mean": "12.5", "farthest": "0.1"}
+    ]
 
 
 def test_tables_of_seeds_drop_nothing(nb, monkeypatch, capsys):
-    base = {"status": "finished", "returns": "500 500 480", "real_mean": "493.3", "real_worst": "480"}
-    lines = [base | {"seed": "1"}, {"seed": "2", "status": "failed", "returns": "", "real_mean": "", "real_worst": ""}]
+    base = {
+        "status": "finished",
+        "returns": "500 500 480",
+        "real_mean": "493.3",
+        "real_worst": "480",
+    }
+    lines = [
+        base | {"seed": "1"},
+        {"seed": "2", "status": "failed", "returns": "", "real_mean": "", "real_worst": ""},
+    ]
     monkeypatch.setattr(nb, "read_table", lambda name: lines)
     nb.show_seeds("main_line_quick")
     nb.plt.close("all")
     printed = capsys.readouterr().out
-    assert "seed   2: failed" in printed and "1 of 2 seeds reach 475; median 246.7, lowest 0.0" in printed
+    assert (
+        "seed   2: failed" in printed
+        and "1 of 2 seeds reach 475; median 246.7, lowest 0.0" in printed
+    )
 
 
 class Executed:
-    """Stands for nbclient: writes a manifest instead of running the notebook, or fails for one seed."""
+    """Stands for nbclient: writes a manifest instead of running the notebook, or fails for one
+    seed."""
 
     calls: list = []
 
@@ -102,11 +142,20 @@ class Executed:
         if seed == 2 and len(Executed.calls) < 4:
             raise RuntimeError("the disk is full")
         manifest = {
-            "real_returns": [10.0, 20.0], "real_return_mean": 15.0, "dream_real": {"spearman": None},
-            "probe_r2": {"z": {"random": {"theta": 0.9}}}, "open_loop_error": {"M, seen": {"30": {"theta_degrees": 1.0, "x_metres": 0.01}}, "M, from z": {"30": {"theta_degrees": 2.0}}},
-            "real_steps": {"random play, trained on": 5, "looks, only logged": 3}, "stages": {"v": 20.4, "m": 10.2},
-        }  # fmt: skip
-        experiments.Path(env["WM_OUT_FOLDER"], "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+            "real_returns": [10.0, 20.0],
+            "real_return_mean": 15.0,
+            "dream_real": {"spearman": None},
+            "probe_r2": {"z": {"random": {"theta": 0.9}}},
+            "open_loop_error": {
+                "M, seen": {"30": {"theta_degrees": 1.0, "x_metres": 0.01}},
+                "M, from z": {"30": {"theta_degrees": 2.0}},
+            },
+            "real_steps": {"random play, trained on": 5, "looks, only logged": 3},
+            "stages": {"v": 20.4, "m": 10.2},
+        }
+        experiments.Path(env["WM_OUT_FOLDER"], "manifest.json").write_text(
+            json.dumps(manifest), encoding="utf-8"
+        )
 
 
 def test_runner_resumes_and_its_files_carry_every_run(monkeypatch, tmp_path):
@@ -123,8 +172,15 @@ def test_runner_resumes_and_its_files_carry_every_run(monkeypatch, tmp_path):
     experiments.main(["smoke"])
     first = table()
     assert len(first) == 4 and len(Executed.calls) == 4
-    assert first["as shipped", "2"]["status"] == "failed" and "disk is full" in first["as shipped", "2"]["error"]
-    assert first["as shipped", "1"]["real_mean"] == "15.0" and first["as shipped", "1"]["stage_seconds"] == "31" and len(first["as shipped", "1"]["code"]) == 12
+    assert (
+        first["as shipped", "2"]["status"] == "failed"
+        and "disk is full" in first["as shipped", "2"]["error"]
+    )
+    assert (
+        first["as shipped", "1"]["real_mean"] == "15.0"
+        and first["as shipped", "1"]["stage_seconds"] == "31"
+        and len(first["as shipped", "1"]["code"]) == 12
+    )
     experiments.main(["smoke"])  # only what failed runs again
     assert len(Executed.calls) == 5 and table()["as shipped", "2"]["status"] == "finished"
     experiments.shutil.rmtree(tmp_path / "runs")
@@ -154,16 +210,30 @@ def test_runs_of_one_seed_never_overlap():
 def test_every_row_of_every_experiment_is_a_valid_setting(nb):
     for experiment in experiments.EXPERIMENTS.values():
         for overrides in experiment.rows.values():
-            nb.make_settings(experiment.profile, ",".join(filter(None, [experiment.common, overrides, "seed=1"])))
+            nb.make_settings(
+                experiment.profile, ",".join(filter(None, [experiment.common, overrides, "seed=1"]))
+            )
 
 
 def test_the_hash_of_the_code_ignores_comments_and_docstrings_only():
     def hash_of(source):
-        return experiments.code_hash([nbformat.v4.new_code_cell(source), nbformat.v4.new_markdown_cell("text")])
+        return experiments.code_hash(
+            [nbformat.v4.new_code_cell(source), nbformat.v4.new_markdown_cell("text")]
+        )
 
     code = hash_of('def f():\n    """Says."""\n    return 1  # why')
     assert code == hash_of('def f():\n    """Says something else."""\n    return 1')
     assert code != hash_of('def f():\n    """Says."""\n    return 2')
-    assert hash_of('x = f"{1}é # no comment"  # why') == hash_of('x = f"{1}é # no comment"\n\n# how') != hash_of('x = f"{1}é # another"')
-    # Text, not a parsed tree, so that a run on one version of Python counts as the same code on another.
-    assert experiments.bare_code('def f(a):\n    """Says\n    it."""\n\n    return f"{a!r:>{3}}"  # why') == 'def f(a):\n    return f"{a!r:>{3}}"'
+    assert (
+        hash_of('x = f"{1}é # no comment"  # why')
+        == hash_of('x = f"{1}é # no comment"\n\n# how')
+        != hash_of('x = f"{1}é # another"')
+    )
+    # Text, not a parsed tree, so that a run on one version of Python counts as the same code on
+    # another.
+    assert (
+        experiments.bare_code(
+            'def f(a):\n    """Says\n    it."""\n\n    return f"{a!r:>{3}}"  # why'
+        )
+        == 'def f(a):\n    return f"{a!r:>{3}}"'
+    )
