@@ -76,7 +76,12 @@ def execute(kind: str, overrides: str) -> None:
         client.execute(
             env=os.environ
             | SMALLEST
-            | {"WM_OVERRIDES": overrides, "WM_ROADS": "all", "WM_RUN_FOLDER": folder}
+            | {
+                "WM_OVERRIDES": overrides,
+                "WM_ROADS": "all",
+                "WM_RUN_FOLDER": folder,
+                "OMP_NUM_THREADS": "1",
+            }
         )
     print(f"{kind}: every cell in {time.time() - begin:.0f} s", flush=True)
 
