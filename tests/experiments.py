@@ -175,7 +175,7 @@ def run(name: str, row: str, seed: int) -> None:
     try:
         client = NotebookClient(
             notebook,
-            timeout=None,
+            timeout=14_400,
             resources={"metadata": {"path": str(ROOT)}},
             config=own_sockets(),
         )

@@ -2,11 +2,14 @@
 
 import csv
 import json
+import os
 
 import experiments
 import nbformat
 import numpy as np
 import pytest
+from conftest import own_sockets
+from nbclient import NotebookClient
 
 
 def test_auroc_against_counting(nb):
@@ -191,6 +194,15 @@ def test_runner_resumes_and_its_files_carry_every_run(monkeypatch, tmp_path):
     monkeypatch.setattr(experiments, "code_hash", lambda cells: "another code")
     experiments.main(["smoke"])
     assert len(Executed.calls) == 9, "other code, other runs"
+
+
+def test_kernels_that_start_together_share_no_socket():
+    managers = [
+        NotebookClient(nbformat.v4.new_notebook(), config=own_sockets()).create_kernel_manager()
+        for _ in "12"
+    ]
+    assert os.name == "nt" or [manager.transport for manager in managers] == ["ipc", "ipc"]
+    assert os.name == "nt" or managers[0].ip != managers[1].ip
 
 
 def test_runs_of_one_seed_never_overlap():
