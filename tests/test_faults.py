@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import CELLS, ROOT, load_notebook, source_of, tagged
+from settings import text_of
 
 
 def cell(name: str) -> str:
@@ -587,13 +588,8 @@ def test_a_change_in_code_is_checked_as_one_from_text_is(nb, smoke, branch, chan
     with pytest.raises(ValueError, match=words.replace("unknown setting '", "unknown setting 'c.")):
         nb.make_settings(
             "smoke",
-            ",".join(f"{branch}.{name}={as_text(value)}" for name, value in changes.items()),
+            ",".join(f"{branch}.{name}={text_of(value)}" for name, value in changes.items()),
         )
-
-
-def as_text(value) -> str:
-    """A value as it is written in an override."""
-    return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def test_what_is_not_changed_stays(smoke):
