@@ -1,6 +1,8 @@
 """For nbval, which executes the notebook itself: the smallest profile. For the other tests: the
 notebook's definitions as a module."""
 
+import __future__
+
 import atexit
 import json
 import linecache
@@ -99,7 +101,8 @@ def load_notebook(
         filename = f"<{name} cell {number}>"
         if readable:  # the stage keys are made of source code
             linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
-        exec(compile(source, filename, "exec"), module.__dict__)
+        flags = __future__.annotations.compiler_flag  # a kernel keeps them from cell to cell
+        exec(compile(source, filename, "exec", flags), module.__dict__)
     module.DEVICE, module.PRETRAINED = module.torch.device("cpu"), {}
     return module
 
@@ -136,7 +139,7 @@ def world(nb, memory):
     for part in (m.change, m.done, m.log_var):
         nb.nn.init.normal_(part.weight, std=0.3)
     mu = nb.torch.cumsum(0.1 * nb.torch.randn(2, len(memory), 6), 1)
-    flags = nb.torch.zeros(2, len(memory.episodes), dtype=bool)
+    flags = nb.torch.zeros(2, len(memory.lengths), dtype=bool)
     codes = nb.Codes(
         mu,
         nb.torch.full_like(mu, -4.0),

@@ -349,22 +349,29 @@ def test_a_killed_environment_or_the_stop_button_end_the_play_and_all_its_proces
 # What lies on the disk.
 
 
+def recorded(nb, episodes: int):
+    """A few kept episodes of a coin."""
+    return nb.recorded(nb.RandomPolicy(1), "random", episodes=episodes, seed=1, workers=2)
+
+
+def alike(before, after) -> bool:
+    """Two stages hold the same pictures."""
+    return all((a.frames == b.frames).all() for a, b in zip(before.result, after.result))
+
+
 def test_a_damaged_byte_is_found_and_recorded_again(nb, run_folder, capsys):
-    how = {"purpose": "random", "episodes": 4, "seed": 1, "workers": 2}
-    stage, before = nb.recorded(nb.RandomPolicy(1), **how)
-    file = next((stage.folder / stage.result["parts"][0]).glob("*.arrow"))
+    before = recorded(nb, 4)
+    file = next((before.folder / "episodes").glob("*.arrow"))
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    _, after = nb.recorded(nb.RandomPolicy(1), **how)
-    assert "checksum" in capsys.readouterr().out and all(
-        (a.frames == b.frames).all() for a, b in zip(before, after)
-    )
+    after = recorded(nb, 4)
+    assert "checksum" in capsys.readouterr().out and alike(before, after)
 
 
 def test_no_data_file_stays_open(nb, episodes, tmp_path):
-    nb.write_dataset(episodes[:2], tmp_path / "set", "random")
-    back = nb.read_dataset(tmp_path / "set")
+    nb.write_dataset(episodes[:2], 3.0, tmp_path / "set")
+    back, _ = nb.read_dataset(tmp_path / "set")
     if Path("/proc/self/maps").exists():
         assert str(tmp_path) not in Path("/proc/self/maps").read_text(encoding="utf-8"), (
             "a mapped file cannot be removed on Windows"
@@ -373,28 +380,23 @@ def test_no_data_file_stays_open(nb, episodes, tmp_path):
 
 
 def test_two_kernels_may_record_the_same(nb, episodes, tmp_path, monkeypatch):
-    real = nb.os.rename
+    real = nb.Path.replace
 
-    def slower(place, folder):
-        if folder == tmp_path / "set":  # the datasets library renames files of its own
-            monkeypatch.setattr(nb.os, "rename", real)
-            nb.write_dataset(episodes[:2], folder, "random")  # the other kernel is done first
-        real(place, folder)
+    def slower(side, folder):
+        monkeypatch.setattr(nb.Path, "replace", real)
+        nb.write_dataset(episodes[:2], 3.0, folder)  # the other kernel is done first
+        return side.replace(folder)
 
-    monkeypatch.setattr(nb.os, "rename", slower)
-    nb.write_dataset(episodes[:2], tmp_path / "set", "random")
-    assert len(nb.read_dataset(tmp_path / "set")) == 2 and len(list(tmp_path.iterdir())) == 1
+    monkeypatch.setattr(nb.Path, "replace", slower)
+    nb.write_dataset(episodes[:2], 3.0, tmp_path / "set")
+    assert len(nb.read_dataset(tmp_path / "set")[0]) == 2 and len(list(tmp_path.iterdir())) == 1
 
 
 def test_two_processes_save_the_same_file_at_once(tmp_path):
-    code = f"""
-import contextlib, io, os, sys, time, torch
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
-{cell("define-usable-folder")}
+    code = f"""{cell("define-asset")}
+import sys
 for k in range(200):
-    save({{"a": torch.full((1000,), k)}}, Path(sys.argv[1]))
+    write_whole(Path(sys.argv[1]), bytes([k]) * 10_000)
 """
     (tmp_path / "save.py").write_text(code, encoding="utf-8")
     writers = [
@@ -415,7 +417,7 @@ for k in range(200):
     ],
 )
 def test_a_full_disk_or_the_stop_button_leave_no_half_file(nb, tmp_path, monkeypatch, error, seen):
-    nb.save({"a": 1}, tmp_path / "result.pt")
+    nb.save({"a": 1}, 0.0, tmp_path / "result.pt")
     before, real = (tmp_path / "result.pt").read_bytes(), nb.Path.write_bytes
 
     def half(path, content):
@@ -424,7 +426,7 @@ def test_a_full_disk_or_the_stop_button_leave_no_half_file(nb, tmp_path, monkeyp
 
     monkeypatch.setattr(nb.Path, "write_bytes", half)
     with pytest.raises(seen) as found:
-        nb.save({"a": 2}, tmp_path / "result.pt")
+        nb.save({"a": 2}, 0.0, tmp_path / "result.pt")
     assert seen is KeyboardInterrupt or (
         "Free some disk space" in str(found.value) and "WM_RUN_FOLDER" in str(found.value)
     )
@@ -439,7 +441,7 @@ def test_a_full_disk_while_episodes_are_written_is_a_sentence(nb, episodes, tmp_
 
     monkeypatch.setattr(nb.datasets.Dataset, "save_to_disk", full)
     with pytest.raises(RuntimeError, match="Free some disk space"):
-        nb.write_dataset(episodes[:2], tmp_path / "set", "random")
+        nb.write_dataset(episodes[:2], 3.0, tmp_path / "set")
     assert not list(tmp_path.iterdir())
 
 
@@ -460,14 +462,10 @@ def test_what_a_killed_kernel_left_is_swept_up_and_a_younger_one_spared(nb, tmp_
 
 
 def test_a_foreign_result_is_set_aside(nb, run_folder, capsys):
-    how = {"purpose": "random", "episodes": 4, "seed": 1, "workers": 2}
-    stage, before = nb.recorded(nb.RandomPolicy(1), **how)
-    for foreign in ("the result took seconds", {"result": {}, "seconds": 1.0}):
-        nb.save(foreign, stage.folder / "result.pt")
-        _, after = nb.recorded(nb.RandomPolicy(1), **how)
-        assert (
-            "set aside" in capsys.readouterr().out and (before[0].frames == after[0].frames).all()
-        )
+    before = recorded(nb, 2)
+    for foreign in ("no JSON", "{}", '{"sha256": 1, "seconds": 1.0}'):
+        (before.folder / "episodes" / "about.json").write_text(foreign, encoding="utf-8")
+        assert alike(before, recorded(nb, 2)) and "set aside" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -482,72 +480,13 @@ def test_a_cut_or_foreign_checkpoint_is_a_value_error(nb, smoke, tmp_path, harm)
     path = tmp_path / "checkpoint.safetensors"
     nb.save_checkpoint(
         path,
-        [nb.Stage("v", "k", tmp_path, 3.0, {"weights": nb.torch.randn(5), "loss": float("nan")})],
+        [nb.Stage("v", tmp_path, 3.0, {"weights": nb.torch.randn(5), "loss": float("nan")})],
         smoke,
     )
     assert nb.load_checkpoint(path, smoke)["v"].result["loss"] is None, "JSON knows no nan"
     path.write_bytes(harm(path.read_bytes()))
     with pytest.raises(ValueError, match="not a checkpoint"):
         nb.load_checkpoint(path, smoke)
-
-
-# Keys.
-
-
-def key_of(source: str) -> str:
-    """What the key of `work` is made of, in a module of its own."""
-    import linecache
-
-    module = types.ModuleType("trial")
-    sys.modules["trial"] = module
-    name = f"<trial {hash(source)}>"
-    linecache.cache[name] = (len(source), None, source.splitlines(True), name)
-    exec(compile(source, name, "exec"), module.__dict__)
-    return load_notebook().code_of(module.work)
-
-
-REACH = """small = 3
-def pays(x):
-    return x + 1
-def worth(x):
-    return x + 2
-def made(share):
-    return lambda x: x * share * 0.2
-two = (lambda x: x + 5, lambda x: x + 6)
-half = made(0.5)
-def work(progress, how=pays, *, of=worth):
-    return how(1) + of(1) + small + half(2)
-"""
-
-
-@pytest.mark.parametrize(
-    "old, new", [("x + 1", "x + 9"), ("x + 2", "x + 9"), ("0.2", "0.3"), ("small = 3", "small = 4")]
-)
-def test_a_key_follows_defaults_makers_and_plain_values(old, new):
-    assert key_of(REACH) == key_of(REACH) != key_of(REACH.replace(old, new))
-
-
-def test_what_a_dream_pays_and_how_much_is_recorded_at_a_time_are_in_the_keys():
-    def keys(old="", new=""):
-        nb = load_notebook("changed", lambda source: source.replace(old, new) if old else source)
-        return nb.stage_key(nb.learn, seed=1), nb.stage_key(nb.record, seed=1)
-
-    c, data = keys()
-    assert keys("return says.reward\n", "return 2 * says.reward\n")[0] != c
-    assert keys("PART = 500", "PART = 400")[1] != data
-
-
-def test_a_key_is_the_same_under_every_python():
-    import hashlib
-
-    assert (
-        hashlib.sha256(
-            key_of(
-                'def work(progress):\n    return [f"{a!r:>{4}} {chr(97)}" for a in range(3)]\n'
-            ).encode()
-        ).hexdigest()[:12]
-        == "9b482caf6e75"
-    )
 
 
 # Small and strange settings.
@@ -654,7 +593,7 @@ def test_a_training_begun_without_a_scaler_goes_on_with_one_and_the_other_way_ro
     ):
         with pytest.raises(KeyboardInterrupt):
             a_fit(nb, tmp_path / str(number), stop, precision=first)
-        saved = nb.torch.load(tmp_path / str(number) / "progress.pt", weights_only=True)["state"]
+        saved = nb.torch.load(tmp_path / str(number) / "progress.pt", weights_only=True)["value"]
         assert bool(saved["scaler"]) == (first == nb.torch.float16) and saved["step"] == 3
         assert len(a_fit(nb, tmp_path / str(number), precision=then)["log"]["step"]) == 2
 
@@ -687,7 +626,7 @@ def test_a_loss_that_is_no_number_names_its_step_and_nothing_is_kept(
     monkeypatch.setattr(nb, "SAVE_EVERY", 2)
 
     def work(progress, *, steps: int):
-        return a_fit(nb, progress.folder, lambda step: value if step == 5 else None, steps)
+        return a_fit(nb, progress.path.parent, lambda step: value if step == 5 else None, steps)
 
     work.__module__ = nb.__name__
     monkeypatch.setattr(nb, "stage_key", lambda *what, **how: "key")
@@ -716,56 +655,43 @@ def test_a_weight_that_is_no_number_after_the_last_step_is_not_kept(nb, tmp_path
     ],
 )
 def test_a_machine_that_fails_in_reading_sets_nothing_aside(nb, run_folder, monkeypatch, error):
-    how = {"purpose": "random", "episodes": 2, "seed": 1, "workers": 1}
-    stage, episodes = nb.recorded(nb.RandomPolicy(1), **how)
+    first = recorded(nb, 2)
+    before = sorted(path.name for path in first.folder.iterdir())
 
     def fail(*_, **__):
         raise error
 
-    for owner, name in ((nb.torch, "load"), (nb, "read_dataset")):
-        before = sorted(path.name for path in stage.folder.iterdir())
-        with monkeypatch.context() as patch:
-            patch.setattr(owner, name, fail)
-            with pytest.raises(type(error)):
-                nb.recorded(nb.RandomPolicy(1), **how)
-        assert sorted(path.name for path in stage.folder.iterdir()) == before
-    again = nb.recorded(nb.RandomPolicy(1), **how)[1]
-    assert all((a.frames == b.frames).all() for a, b in zip(episodes, again))
+    with monkeypatch.context() as patch:
+        patch.setattr(nb.datasets, "load_from_disk", fail)
+        with pytest.raises(type(error)):
+            recorded(nb, 2)
+    assert sorted(path.name for path in first.folder.iterdir()) == before
+    assert alike(first, recorded(nb, 2))
 
 
 def test_a_part_that_was_deleted_is_recorded_again(nb, run_folder):
-    how = {"purpose": "random", "episodes": 2, "seed": 1, "workers": 1}
-    stage, before = nb.recorded(nb.RandomPolicy(1), **how)
-    nb.shutil.rmtree(stage.folder / stage.result["parts"][0])
-    after = nb.recorded(nb.RandomPolicy(1), **how)[1]
-    assert all((a.frames == b.frames).all() for a, b in zip(before, after))
+    before = recorded(nb, 2)
+    nb.shutil.rmtree(before.folder / "episodes")
+    assert alike(before, recorded(nb, 2))
 
 
-def test_a_recording_that_was_interrupted_counts_all_its_seconds(nb, run_folder, monkeypatch):
+def test_an_interrupted_recording_loses_one_part_at_most(nb, run_folder, monkeypatch):
     monkeypatch.setattr(nb, "PART", 2)
-    how, real, parts = (
-        {"purpose": "random", "episodes": 4, "seed": 1, "workers": 1},
-        nb.play,
-        iter(range(9)),
-    )
+    real, parts = nb.play, iter(range(9))
 
-    def slow_then_stopped(*what):
+    def then_stopped(*what):
         if next(parts) == 1:
             raise KeyboardInterrupt
-        time.sleep(2)
         return real(*what)
 
-    monkeypatch.setattr(
-        nb, "stage_key", lambda *what, **how: "key"
-    )  # another `play` would be another stage
     with monkeypatch.context() as patch:
-        patch.setattr(nb, "play", slow_then_stopped)
+        patch.setattr(nb, "play", then_stopped)
         with pytest.raises(KeyboardInterrupt):
-            nb.recorded(nb.RandomPolicy(1), **how)
-    begin = time.perf_counter()
-    stage, episodes = nb.recorded(nb.RandomPolicy(1), **how)
-    took = time.perf_counter() - begin
-    assert len(episodes) == 4 and took < stage.seconds and stage.seconds > 2
+            recorded(nb, 4)
+    (kept,) = run_folder.glob("*/episodes")
+    stamp = (kept / "README.md").stat().st_mtime_ns
+    whole = recorded(nb, 4)
+    assert len(whole.result) == 4 and (kept / "README.md").stat().st_mtime_ns == stamp
 
 
 def test_an_agent_meets_another_number_of_environments(nb, world, memory):
@@ -809,41 +735,6 @@ def test_a_home_folder_is_understood(nb, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     assert nb.usable_folder(Path("~/runs")) == tmp_path / "runs" and (tmp_path / "runs").is_dir()
-
-
-def test_code_that_cannot_be_read_has_one_key_in_every_kernel():
-    """A cell under `%%time` leaves no source behind; sets have another order in each process."""
-    source = """
-def pays(x, kinds=(1, frozenset({"a", "b", "c"}))):
-    return x in {"left", "right", "up", "down"}
-class Net:
-    near, how = 3, pays
-    def size(self, x: "int") -> list[int]:
-        return [k for k in range(x) if k in ({1, 2, 3}, "x")]
-def work(progress, *, how=pays, of: callable = pays, seed: int):
-    return {"a": Net().size(3) in {"x", "y", "z"}}
-"""
-    code = f"""
-import contextlib, functools, json
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NamedTuple
-{cell("define-plain-source")}
-exec(compile({source!r}, "<timed exec>", "exec"))
-print(code_of(work))
-"""
-    ways = [
-        subprocess.run(
-            [sys.executable, "-"],
-            input=code,
-            env=os.environ | {"PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-        ).stdout
-        for seed in "123"
-    ]
-    assert "left" in ways[0] and len(set(ways)) == 1
 
 
 # Our own files.

@@ -63,7 +63,8 @@ class Kernel:
 
     def stages(self) -> set[str]:
         """The names of all finished stages, with their keys."""
-        return {path.parent.name for path in self.folder.glob("smoke/*/result.pt")}
+        results = [*self.folder.glob("smoke/*/result.pt"), *self.folder.glob("smoke/*/episodes")]
+        return {path.parent.name for path in results}
 
     def end(self) -> None:
         """Stop the kernel."""
@@ -138,7 +139,7 @@ KNOBS = {
     ),
     "c.horizon=20": (
         "run-test-settings",
-        {"c", "c-untrained-m", "test"},
+        {"c", "c-untrained-m"},
         {"random", "v", "codes", "m", "practice"},
     ),
     "practice.steps=8": (

@@ -70,10 +70,10 @@ def test_variance_mask_passes_what_is_unsure(nb, world):
     )
 
 
-def test_drift_knows_an_honest_and_a_boasting_m(nb, smoke, memory):
+def test_drift_knows_an_honest_and_a_boasting_m(nb, smoke, episodes):
     v = nb.frozen(nb.V(smoke.v))
     m = nb.frozen(nb.M(smoke.v.latents, 16))
-    looking = nb.World(v, m, None, None, 4).looking_at(memory.episodes)
+    looking = nb.World(v, m, None, None, 4).looking_at(episodes)
     probe = nb.Probe(looking.codes.mu[0], looking.memory.states)
     shares = []
     for log_var in (-16.0, 3.0):
