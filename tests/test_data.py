@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 BAD = {
-    "m.hidden=0": ["m.hidden", "'0'", "1 to 8192"],
+    "m.hidden=0": ["m.hidden", "'0'", "greater than or equal to 1"],
+    "m.hidden=9999": ["m.hidden", "less than or equal to 8192"],
     "c.temperature=-1": ["c.temperature", "-1"],
-    "v.widths=8-16-0-64": ["v.widths", "1 to 1024"],
+    "v.widths=8-16-0-64": ["v.widths.2", "greater than or equal to 1"],
     "m.size=3": ["m.size", "m.hidden"],
     "m=3": ["'m'"],
     "m.=5": ["unknown setting", "m.hidden"],
