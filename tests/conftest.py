@@ -104,6 +104,7 @@ def load_notebook(
         flags = __future__.annotations.compiler_flag  # a kernel keeps them from cell to cell
         exec(compile(source, filename, "exec", flags), module.__dict__)
     module.DEVICE, module.PRETRAINED = module.torch.device("cpu"), {}
+    module.ROOM = module.Room()
     return module
 
 

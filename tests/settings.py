@@ -1,6 +1,6 @@
 """Does every setting do its work? The notebook from nothing to its last cell, all roads computed,
-twice: with every setting away from the smallest profile's value, and with all of them at their
-lower ends. `python tests/settings.py`; CI runs it, the tests do not (it takes some minutes)."""
+three times: with every setting away from the smallest profile's value, with all of them at their
+lower ends, and on the Moon with a long pole. `python tests/settings.py`; CI runs it, the tests do not (it takes some minutes)."""
 
 import os
 import sys
@@ -10,6 +10,9 @@ import time
 import nbformat
 from conftest import NOTEBOOK, ROOT, SMALLEST, load_notebook, own_sockets
 from nbclient import NotebookClient
+
+
+MOON = {"room.gravity": 1.62, "room.pole": 0.8}
 
 
 def leaves(branch, name: str = ""):
@@ -49,7 +52,7 @@ def elsewhere(value, default, ends: dict):
 
 
 def overrides_of(nb) -> dict[str, str]:
-    """The two runs: name -> overrides."""
+    """The three runs: name -> overrides."""
     found = list(leaves(nb.make_settings("smoke")))
     defaults = {name: value for name, value, _ in leaves(nb.Settings())}
     away = {name: elsewhere(value, defaults[name], ends) for name, value, ends in found}
@@ -59,7 +62,7 @@ def overrides_of(nb) -> dict[str, str]:
     }
     return {
         kind: ",".join(f"{name}={text_of(value)}" for name, value in values.items())
-        for kind, values in {"away": away, "low": low}.items()
+        for kind, values in {"away": away, "low": low, "moon": MOON}.items()
     }
 
 

@@ -216,3 +216,44 @@ def test_without_pictures_the_same_is_played(nb, episodes):
     for a, b in zip(episodes, blind):
         assert (a.states == b.states).all() and (a.actions == b.actions).all()
         assert not b.frames.any() and a.frames.any()
+
+
+@pytest.mark.parametrize("pole", [0.1, 0.5, 0.8, 0.9])
+def test_the_band_holds_all_that_moves_whatever_the_pole(nb, pole):
+    room = nb.Room(pole=pole)
+    (episode,) = nb.play(nb.centred_policy, [3], 1, steps=60, room=room)
+    moves = np.ptp(episode.frames.astype(int), axis=0).max(1) > 0  # (64,) by row
+    rows = np.flatnonzero(moves)
+    band = room.band
+    assert (
+        band.start <= rows.min() and rows.max() < band.stop and (band.stop - band.start) % 16 == 0
+    )
+    assert rows.min() - band.start < 16, "no taller than it must be"
+
+
+def test_gravity_and_force_do_what_they_say(nb):
+    def after(**room):
+        return nb.play(nb.hand_written_policy, [3], 1, steps=1, room=nb.Room(**room))[0].states
+
+    usual, moon, strong = after(), after(gravity=1.62), after(force=20.0)
+    assert (usual[0] == moon[0]).all() and usual[1, 3] != moon[1, 3]
+    gained = [states[1, 1] - states[0, 1] for states in (usual, strong)]
+    assert gained[1] == pytest.approx(2 * gained[0], rel=0.1)
+
+
+def test_what_is_cartpoles_own_has_one_home():
+    """No limit, width or mirror of it stands in another cell of parts 1 to 8."""
+    import re
+
+    from conftest import CELLS, source_of
+
+    sources, part = {}, 0
+    for cell in CELLS:
+        if cell["cell_type"] == "markdown" and (found := re.match(r"## (\d+)", source_of(cell))):
+            part = int(found[1])
+        elif cell["cell_type"] == "code" and 1 <= part <= 8:
+            sources[cell["id"]] = source_of(cell)
+    own = re.compile(
+        r"\b2\.4\b|\b4\.8\b|12°|radians\(12\)|\b475\b|\b1 - (a|actions)\b|\b1 - \w+\.actions"
+    )
+    assert [name for name, source in sources.items() if own.search(source)] == ["define-shrink"]

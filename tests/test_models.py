@@ -55,7 +55,7 @@ def test_v_shapes_and_range_and_nothing_moves_outside_its_band(nb, smoke, memory
     picture, moves = v.decode(mu), memory.padded.float().var(0).amax(1)
     assert mu.shape == log_var.shape == (5, 64)
     assert picture.shape == (5, 4, 64, 64) and 0 <= picture.min() and picture.max() <= 1
-    assert (moves[: nb.BAND.start] == 0).all() and (moves[nb.BAND.stop :] == 0).all()
+    assert (moves[: nb.ROOM.band.start] == 0).all() and (moves[nb.ROOM.band.stop :] == 0).all()
     assert nb.torch.allclose(nb.seen_again(v, mu[None])[0], v.encode(picture)[0], atol=1e-4)
 
 
@@ -67,7 +67,7 @@ def test_shift_law_knows_which_way_pictures_move(nb, memory):
         80, memory.max_shift, nb.torch.Generator().manual_seed(0), nb.DEVICE
     )
     flip = flip[:40].repeat(2)
-    dark = 1 - memory.stack(rows, shift, flip)[:, -1, nb.BAND]
+    dark = 1 - memory.stack(rows, shift, flip)[:, -1, nb.ROOM.band]
     dark = dark - dark.amin((1, 2), keepdim=True)
     centre = ((dark * nb.torch.arange(64.0)).sum((1, 2)) / dark.sum((1, 2)))[:, None]
     assert nb.shift_law_broken(centre, nb.torch.where(flip, -shift, shift)) < 0.05
