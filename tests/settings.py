@@ -1,6 +1,7 @@
 """Does every setting do its work? The notebook from nothing to its last cell, all roads computed,
 three times: with every setting away from the smallest profile's value, with all of them at their
-lower ends, and on the Moon with a long pole. `python tests/settings.py`; CI runs it, the tests do not (it takes some minutes)."""
+lower ends, and on the Moon with a long pole. `python tests/settings.py`; CI runs it, the tests do
+not (it takes some minutes)."""
 
 import os
 import sys
@@ -10,7 +11,6 @@ import time
 import nbformat
 from conftest import NOTEBOOK, ROOT, SMALLEST, load_notebook, own_sockets
 from nbclient import NotebookClient
-
 
 MOON = {"room.gravity": 1.62, "room.pole": 0.8}
 

@@ -79,7 +79,9 @@ def test_a_reader_runs_all_turns_a_slider_and_plays(chrome, lab, tmp_path):  # n
         "'idle'",
         timeout=120_000,
     )
-    tab.evaluate("void jupyterapp.commands.execute('notebook:run-all-cells')")
+    # Parts that open folded run like all others; to be played with, they must be seen.
+    for command in ("expand-all-headings", "run-all-cells"):
+        tab.evaluate(f"void jupyterapp.commands.execute('notebook:{command}')")
     frame = tab.locator("iframe[title='the dream to play with']")
     frame.wait_for(state="attached", timeout=480_000)
     tab.locator(".jp-OutputArea-output", has_text="minutes since the first cell").wait_for(

@@ -1,10 +1,12 @@
 """The notebook as a file: format, style, who owns a name, no leftovers."""
 
 import ast
+import json
 import subprocess
 import sys
 
 import nbformat
+import pytest
 from conftest import CELLS, NOTEBOOK, ROOT, source_of, tagged
 
 
@@ -133,3 +135,54 @@ def test_every_definition_says_what_it_does():
             ):
                 if isinstance(part, (ast.FunctionDef, ast.ClassDef)):
                     assert ast.get_docstring(part), (cell["id"], part.name)
+
+
+def parts() -> dict[str, list[dict]]:
+    """The cells by part, under its heading."""
+    found, heading = {}, "title"
+    for cell in CELLS:
+        if cell["cell_type"] == "markdown" and source_of(cell).startswith("## "):
+            heading = source_of(cell).splitlines()[0].removeprefix("## ")
+        found.setdefault(heading, []).append(cell)
+    return found
+
+
+ROADS = [heading for heading in parts() if heading.partition(" ")[0] in map(str, range(10, 16))]
+
+
+@pytest.mark.parametrize("road", ROADS)
+def test_without_a_road_no_name_is_missing(tmp_path, road):
+    cut = {id(cell) for cell in parts()[road]}
+    code = [cell for cell in CELLS if cell["cell_type"] == "code" and id(cell) not in cut]
+    place = tmp_path / "without.py"
+    place.write_text("\n".join(map(source_of, code)), encoding="utf-8")
+    command = [
+        sys.executable,
+        "-m",
+        "ruff",
+        "check",
+        "--isolated",
+        "--no-cache",
+        "--select",
+        "F821",
+    ]
+    done = subprocess.run([*command, str(place)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_newcomer_sees_one_story():
+    """The machinery and the roads open folded, in Colab and in JupyterLab, and the table at the top
+    leads to each part."""
+    folded = {cell["id"] for cell in CELLS if cell["metadata"].get("jp-MarkdownHeadingCollapsed")}
+    heads = {heading: cells[0]["id"] for heading, cells in parts().items()}
+    assert folded == {
+        place
+        for heading, place in heads.items()
+        if heading in ROADS or heading.startswith(("2 ", "The bench"))
+    }
+    ours = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["metadata"]["colab"]
+    assert set(ours["collapsed_sections"]) == folded
+    title = source_of(CELLS[0])
+    for heading in heads:
+        if heading[0].isdigit():
+            assert f"](#{heading.replace(' ', '-')})" in title, heading
