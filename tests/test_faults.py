@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CELLS, ROOT, load_notebook, source_of, tagged
+from conftest import CELLS, ROOT, load_notebook, source_of
 from settings import text_of
 
 
@@ -502,14 +502,6 @@ def test_the_shortest_search_runs(nb, world, smoke, monkeypatch):
         workers=1,
     )
     assert learned["returns"].shape == (1, 4) and learned["weights"].isfinite().all()
-
-
-def test_a_checkpoints_path_counts_in_its_own_population():
-    source = next(source_of(cell) for cell in tagged("run") if "looked_at = " in source_of(cell))
-    assert (
-        'learned["returns"].shape[1]' in source
-        and "settings.c.population" not in source.split("looked_at")[1].splitlines()[0]
-    )
 
 
 @pytest.mark.parametrize(
