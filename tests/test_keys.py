@@ -194,6 +194,7 @@ def test_settings_and_inputs_count_by_content(nb, world, episodes, smoke):
         *(key(seen(count)) for count in (4, 5)),
         key(seen(5, own=1)),
         *map(key, agents),
+        *(key(nb.controller(weights)) for weights in (nb.torch.ones(5), nb.torch.zeros(5))),
         *(key(nb.RandomPolicy(seed)) for seed in (1, 2)),
         key(nb.hand_written_policy),
     ]
