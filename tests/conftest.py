@@ -114,6 +114,17 @@ def nb() -> types.ModuleType:
     return load_notebook()
 
 
+@pytest.fixture(autouse=True)
+def own_keys(nb):
+    """A test that loads the notebook's definitions once more leaves the reducers of keys as they
+    were: one table per process holds them."""
+    from datasets.utils._dill import Pickler
+
+    reducers = dict(Pickler.dispatch)
+    yield
+    Pickler.dispatch.update(reducers)
+
+
 @pytest.fixture(scope="session")
 def smoke(nb):
     """The settings of the smoke profile."""
