@@ -3,6 +3,6 @@ if switch("WM_NO_WIDGETS"):  # no front end listens, and a widget would wait for
 else:
     explorer = widgets.interactive(
         lambda **turns: show_code(v, calm, knobs, **turns),
-        **{name: widgets.FloatSlider(0, min=-far, max=far) for name, far in reach.items()},
+        **{name: (-far, far, far / 20) for name, far in reach.items()},
     )
     display(explorer)

@@ -1,24 +1,22 @@
-short = settings.v.but(
-    steps=min(400, settings.v.steps), ramp_steps=300, batch=min(64, settings.v.batch), law=0.0
-)
+batch, steps = min(64, settings.v.batch), min(400, settings.v.steps)
+short = settings.v.but(batch=batch, steps=steps, ramp_steps=300, law=0.0)
 trials = {
     "ours": {"v": short},
-    "no ramp": {"v": short.but(ramp_steps=1)},
+    "no-ramp": {"v": short.but(ramp_steps=1)},
     "mean-reduced": {"v": short, "mean_reduced": True},
 }
-short_stages = [
-    keep(train_v, memory, name="v-" + name.replace(" ", "-"), seed=settings.seed, **how)
-    for name, how in trials.items()
-]
-short_drawings, seen_rows = {"seen x": x_seen[:, -1]}, memory.stack(sampled_rows[:1024])
-for name, stage in zip(trials, short_stages):
-    short_v = frozen(V(settings.v), stage.result)
-    short_mu, short_log_var = short_v.encode(seen_rows)  # (1024, Z) each
-    drawn = short_v.decode(short_mu)  # (1024, 4, 64, 64)
-    short_drawings[name] = drawn[:8, -1]
+short_stages, seen_often = [], memory.stack(sampled_rows[:1024])  # (1024, 4, 64, 64)
+drawings = {"seen x": seen_often[:8, -1]}  # (8, 64, 64) each
+for name, how in trials.items():
+    stage = keep(train_v, memory, name=f"v-{name}", seed=settings.seed, **how)
+    short_stages.append(stage)
+    short_v, kl_log = frozen(V(settings.v), stage.result), stage.result["log"]["kl"]
+    code = short_v.encode(seen_often)  # μ and log σ², (1024, Z) each
+    drawn = short_v.decode(code[0])  # (1024, 4, 64, 64)
+    drawings[name] = drawn[:8, -1]
     print(
-        f"{name}: {255 * (drawn - seen_rows).square().mean().sqrt():.1f} grey levels rms, "
-        f"KL {kl_to_normal(short_mu, short_log_var).sum(1).mean():.1f} nats; after "
-        f"{LOG_EVERY} steps {stage.result['log']['kl'][1]:.0f} nats"
+        f"{name}: {255 * (drawn - seen_often).square().mean().sqrt():.1f} grey levels rms, KL "
+        f"{kl_log[min(1, len(kl_log) - 1)]:.0f} nats after {LOG_EVERY} steps, "
+        f"{kl_to_normal(*code).sum(1).mean():.2f} after {steps}"
     )
-show_pictures(short_drawings, f"Three VAEs, each after {short.steps} steps with batches of {short.batch}")
+show_pictures(drawings, f"Three VAEs, each after {steps} steps")

@@ -1,14 +1,21 @@
-film_coins = torch.randint(2, (10,), generator=torch.Generator().manual_seed(14)).to(DEVICE)
-film_episode, wake_films = two_lives(world, controller(ship), film_coins, 80, settings.seed)
-film_length = len(wake_films["what M dreams"])
-film_looks = [k for k in (1, 5, 10, 15, 20, 30, 50, 80) if k <= film_length]
+wake_coins = torch.randint(2, (12,), generator=torch.Generator().manual_seed(1)).to(DEVICE)
+awake, asleep = (jostled(controller(ship), wake_coins) for _ in range(2))
+wake_episode = play(Agent(world, awake), seeds_for("check", settings.seed, 1), 1, steps=80)[0]
+wake_world = world.looking_at([wake_episode])
+start, steps = wake_world.states(wake_world.memory.rows[:1]), len(wake_episode.actions)
+with torch.no_grad():
+    wake_dream = stacked(list(dream(world.m, start, asleep, steps)))  # (1, T, …)
+wake_films = {
+    "what really happens": torch.from_numpy(wake_episode.frames[1:] / 255),
+    "what V redraws": v.decode(wake_world.codes.mu[0, 1:])[:, -1],
+    "what M dreams": v.decode(wake_dream.z[0])[:, -1],
+}  # (T, 64, 64) each
 show_pictures(
-    {name: film[[k - 1 for k in film_looks]] for name, film in wake_films.items()},
-    "A coin pushes ten times, then C again: in reality and in its dream",
-    [f"+{k}" for k in film_looks],
+    {name: film[::11] for name, film in wake_films.items()},
+    "A coin pushes twelve times, then C: in reality and in a dream",
+    [f"+{k + 1}" for k in range(0, steps, 11)],
 )
-film_leans = np.abs(np.degrees(film_episode.states[-film_length:, 2]))  # (T,)
+leans = np.abs(np.degrees(wake_episode.states[:, 2]))  # (T + 1,)
 print(
-    f"the real pole leans up to {film_leans.max():.1f}°, and {film_leans[-1]:.1f}° at the end, "
-    f"{film_length} steps after the first coin"
+    f"the real pole leans by up to {leans.max():.1f}°, and after {steps} steps by {leans[-1]:.1f}°"
 )
