@@ -77,9 +77,7 @@ def main() -> None:
     torch.set_float32_matmul_precision("high")
     settings, cores = nb.make_settings("full"), torch.get_num_threads()
     c = settings.c
-    print(
-        f"{'machine':44s} {nb.hardware_name(nb.DEVICE)}, {cores} threads, torch {torch.__version__}"
-    )
+    print(f"{'machine':44s} {nb.DEVICE.type}, {cores} threads, torch {torch.__version__}")
     a, b = torch.randn(2048, 2048, device=nb.DEVICE), torch.randn(2048, 2048, device=nb.DEVICE)
     peak = 2 * 2048**3 / seconds(lambda: a @ b)
     print(f"{'matrix product 2048³':44s} {peak / 1e9:,.0f} GFLOP/s")
@@ -145,7 +143,7 @@ def main() -> None:
         rate = (
             many
             * c.horizon
-            / seconds(lambda: [*nb.dream(m, starts, nb.given(right), c.horizon)][-1].state.z.cpu())
+            / seconds(lambda: [*nb.dream(m, starts, nb.given(right), c.horizon)][-1].z.cpu())
         )
     products = 2 * (m.gates.weight.numel() + m.change.weight.numel())
     print(

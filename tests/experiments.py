@@ -210,7 +210,7 @@ def summary(manifest: dict) -> dict:
         "real_mean": round(manifest["real_return_mean"], 2),
         "real_worst": min(returns),
         "spearman": manifest["dream_real"]["spearman"],
-        "probe_r2_theta": rounded(manifest["probe_r2"]["z"]["random"]["theta"], 4),
+        "probe_r2_theta": rounded(manifest["probe"]["z"]["random"]["r2"]["theta"], 4),
         "open_loop_theta_30": rounded(seen["theta_degrees"], 3),
         "open_loop_x_30": rounded(seen["x_metres"], 4),
         "open_loop_theta_30_from_z": rounded(read["theta_degrees"], 3),

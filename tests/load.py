@@ -75,7 +75,7 @@ async def under_load(
 def shipped_driver(nb):
     """The driver of the checkpoint, in INT8."""
     settings = nb.make_settings("quick", "")
-    stages = nb.load_checkpoint(ROOT / "assets" / "quick_run" / "checkpoint.safetensors", settings)
+    stages = nb.load_checkpoint(ROOT / "assets" / "quick_run" / "checkpoint.pt", settings)
     v, m = (
         nb.frozen(nb.V(settings.v), stages["v"].result),
         nb.frozen(nb.M(settings.v.latents, settings.m.hidden), stages["practice"].result),

@@ -3,6 +3,7 @@ three times: with every setting away from the smallest profile's value, with all
 lower ends, and on the Moon with a long pole. `python tests/settings.py`; CI runs it, the tests do
 not (it takes some minutes)."""
 
+import math
 import os
 import sys
 import tempfile
@@ -22,32 +23,24 @@ def leaves(branch, name: str = ""):
         if hasattr(type(value), "model_fields"):
             yield from leaves(value, f"{name}{field}.")
         else:
-            ends = {
+            limits = {
                 end: getattr(limit, end)
                 for limit in about.metadata
-                for end in ("ge", "le")
+                for end in ("gt", "ge", "le")
                 if hasattr(limit, end)
             }
-            yield name + field, value, ends
+            low = limits.get("ge", 1 if isinstance(value, int) else 1e-3)
+            yield name + field, value, (low, limits.get("le", math.inf))
 
 
-def text_of(value) -> str:
-    """A value as it is written in an override."""
-    return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-def elsewhere(value, default, ends: dict):
+def elsewhere(value, default, ends: tuple):
     """A value that is neither the profile's nor the default, and not far away."""
-    if isinstance(value, tuple):
-        return tuple(width + 1 for width in value)
     if isinstance(value, float):
         tries = (0.9 * value, 0.8 * value, 0.5, 0.4)
     else:
         tries = (value + 1, value + 2, value - 1)
     return next(
-        other
-        for other in tries
-        if other not in (value, default) and ends["ge"] <= other <= ends["le"]
+        other for other in tries if other not in (value, default) and ends[0] <= other <= ends[1]
     )
 
 
@@ -56,12 +49,9 @@ def overrides_of(nb) -> dict[str, str]:
     found = list(leaves(nb.make_settings("smoke")))
     defaults = {name: value for name, value, _ in leaves(nb.Settings())}
     away = {name: elsewhere(value, defaults[name], ends) for name, value, ends in found}
-    low = {
-        name: (1, 1, 1, 1) if isinstance(value, tuple) else ends["ge"]
-        for name, value, ends in found
-    }
+    low = {name: ends[0] for name, _, ends in found}
     return {
-        kind: ",".join(f"{name}={text_of(value)}" for name, value in values.items())
+        kind: ",".join(f"{name}={value}" for name, value in values.items())
         for kind, values in {"away": away, "low": low, "moon": MOON}.items()
     }
 

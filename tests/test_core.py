@@ -61,6 +61,7 @@ def core(nb, smoke):
         exec(compile(source_of(cell), cell["id"], "exec", flags), module.__dict__)
     Pace.threads = staticmethod(module.threads)
     module.settings, module.Pace, module.keep = smoke, Pace, keep
+    module.seed_and_workers = {"seed": smoke.seed, "workers": 2}
     module.DEVICE, module.ROOM = module.torch.device("cpu"), module.Room()
     module.plot = module.show_pictures = lambda *panels, **how: None
 

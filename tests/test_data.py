@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 BAD = {
-    "m.hidden=0": ["m.hidden", "'0'", "greater than or equal to 1"],
-    "m.hidden=9999": ["m.hidden", "less than or equal to 8192"],
+    "m.hidden=0": ["m.hidden", "'0'", "greater than 0"],
+    "v.max_shift=32": ["v.max_shift", "less than or equal to 31"],
+    "c.temperature=inf": ["c.temperature", "finite"],
     "c.temperature=-1": ["c.temperature", "-1"],
-    "v.widths=8-16-0-64": ["v.widths.2", "greater than or equal to 1"],
     "m.size=3": ["m.size", "m.hidden"],
     "m=3": ["'m'"],
     "m.=5": ["unknown setting", "m.hidden"],
@@ -28,14 +28,12 @@ def test_bad_overrides_name_field_value_and_choice(nb, text):
 
 
 def test_overrides_reach_their_fields(nb):
-    settings = nb.make_settings(
-        "full", "m.hidden=128, c.horizon=15,,seed=0,v.widths=4-8-8-16,m.hidden=64"
-    )
-    assert (settings.m.hidden, settings.c.horizon, settings.seed, settings.v.widths) == (
+    settings = nb.make_settings("full", "m.hidden=128, c.horizon=15,,seed=0,v.width=4,m.hidden=64")
+    assert (settings.m.hidden, settings.c.horizon, settings.seed, settings.v.width) == (
         64,
         15,
         0,
-        (4, 8, 8, 16),
+        4,
     )
     with pytest.raises(ValueError, match="auto, full, quick, smoke"):
         nb.make_settings("slow")
@@ -65,15 +63,6 @@ def test_looks_at_reality_stay_within_ten_thousand_steps(nb):
         c = nb.make_settings(profile).c
         looks = 4 + c.generations * c.population // c.look_every
         assert looks * c.look_episodes * nb.LOOK_STEPS <= 10_000
-
-
-def test_every_setting_says_its_meaning(nb):
-    fields = [
-        field
-        for branch in nb.Settings.model_fields.values()
-        for field in getattr(branch.annotation, "model_fields", {"": branch}).values()
-    ]
-    assert all(len(field.description) > 5 for field in fields)
 
 
 def test_episode_shapes_and_clock(episodes):

@@ -164,7 +164,7 @@ def test_the_driver_acts_as_the_agent_does(nb, driver):
     for k, frames in enumerate(films):
         stack = stack if k == 0 else np.concatenate([stack[:, 1:], frames[:, None]], 1)
         push, past, _ = driver(nb.torch.tensor(stack), past, nb.torch.zeros(8, dtype=bool))
-        assert (push.numpy() == agent(np.full(8, k == 0), frames, None, [])).all()
+        assert (push.numpy() == agent(np.full(8, k == 0), frames, None, range(8))).all()
 
 
 def test_the_guard_doubts_beyond_its_limits_and_not_before(nb, driver):

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import CELLS, ROOT, load_notebook, source_of
-from settings import text_of
 
 
 def cell(name: str) -> str:
@@ -245,7 +244,7 @@ def test_a_name_cannot_be_a_setting_and_a_branch_in_either_order(nb, text):
 def test_figures_are_black_on_white_whatever_style_was_set(nb):
     with nb.plt.rc_context():
         nb.plt.style.use("dark_background")
-        nb.plt.rcParams.update(nb.STYLE)
+        nb.plt.style.use(["default", nb.STYLE])
         figure, place = nb.plt.subplots()
         place.set(title="t", xlabel="x")
         colours = [
@@ -285,25 +284,14 @@ def test_every_picture_is_what_its_name_says():
 
 
 def test_a_film_is_an_animated_png_with_the_frames_that_it_was_given(nb):
-    frames = np.linspace(0, 1, 5 * 8 * 6).reshape(5, 8, 6)
-    film = nb.Image.open(nb.io.BytesIO(nb.film_of(frames, zoom=1, greys=256)))
+    frames = np.linspace(0, 1, 5 * 64 * 64).reshape(5, 64, 64)
+    film = nb.film_of({"": nb.torch.from_numpy(frames)}, [""] * 5, zoom=1)
+    film = nb.Image.open(nb.io.BytesIO(film))
     assert film.format == "PNG" and film.n_frames == 5
     for k in range(5):
         film.seek(k)
-        assert (
-            np.abs(np.asarray(film.convert("L").resize((6, 8), 0)) / 255 - frames[k]).max() < 0.01
-        )
-
-
-def test_a_float16_loss_begins_with_a_small_scale(nb, smoke, memory, tmp_path, monkeypatch):
-    scales, real = [], nb.torch.amp.GradScaler
-    monkeypatch.setattr(
-        nb.torch.amp,
-        "GradScaler",
-        lambda *device, **how: scales.append(how["init_scale"]) or real(*device, **how),
-    )
-    nb.train_v(nb.Progress(tmp_path), memory, v=smoke.v.but(steps=1, batch=4), seed=1)
-    assert scales and max(scales) <= 16
+        shown = np.asarray(film.convert("L").resize((64, 32), 0)) / 255
+        assert np.abs(shown - frames[k][nb.ROOM.band]).max() < 0.03
 
 
 # Environments in other processes.
@@ -357,16 +345,6 @@ def recorded(nb, episodes: int):
 def alike(before, after) -> bool:
     """Two stages hold the same pictures."""
     return all((a.frames == b.frames).all() for a, b in zip(before.result, after.result))
-
-
-def test_a_damaged_byte_is_found_and_recorded_again(nb, run_folder, capsys):
-    before = recorded(nb, 4)
-    file = next((before.folder / "episodes").glob("*.arrow"))
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
-    after = recorded(nb, 4)
-    assert "checksum" in capsys.readouterr().out and alike(before, after)
 
 
 def test_no_data_file_stays_open(nb, episodes, tmp_path):
@@ -463,8 +441,8 @@ def test_what_a_killed_kernel_left_is_swept_up_and_a_younger_one_spared(nb, tmp_
 
 def test_a_foreign_result_is_set_aside(nb, run_folder, capsys):
     before = recorded(nb, 2)
-    for foreign in ("no JSON", "{}", '{"sha256": 1, "seconds": 1.0}'):
-        (before.folder / "episodes" / "about.json").write_text(foreign, encoding="utf-8")
+    for foreign in ("no number", "", "{}"):
+        (before.folder / "episodes" / "seconds").write_text(foreign, encoding="utf-8")
         assert alike(before, recorded(nb, 2)) and "set aside" in capsys.readouterr().out
 
 
@@ -477,13 +455,13 @@ def test_a_foreign_result_is_set_aside(nb, run_folder, capsys):
     ],
 )
 def test_a_cut_or_foreign_checkpoint_is_a_value_error(nb, smoke, tmp_path, harm):
-    path = tmp_path / "checkpoint.safetensors"
+    path = tmp_path / "checkpoint.pt"
     nb.save_checkpoint(
         path,
         [nb.Stage("v", tmp_path, 3.0, {"weights": nb.torch.randn(5), "loss": float("nan")})],
         smoke,
     )
-    assert nb.load_checkpoint(path, smoke)["v"].result["loss"] is None, "JSON knows no nan"
+    assert np.isnan(nb.load_checkpoint(path, smoke)["v"].result["loss"])
     path.write_bytes(harm(path.read_bytes()))
     with pytest.raises(ValueError, match="not a checkpoint"):
         nb.load_checkpoint(path, smoke)
@@ -508,9 +486,9 @@ def test_the_shortest_search_runs(nb, world, smoke, monkeypatch):
     "branch, changes, words",
     [
         ("c", {"horizn": 15}, "horizn"),
-        ("c", {"horizon": -3}, "(?s)horizon.*greater than or equal to 1.*-3"),
-        ("v", {"widths": (8, 16)}, "(?s)widths.*at least 4 items"),
-        ("v", {"widths": "8-16-32-64-128"}, "(?s)widths.*at most 4 items"),
+        ("c", {"horizon": -3}, "(?s)horizon.*greater than 0.*-3"),
+        ("v", {"max_shift": 32}, "(?s)max_shift.*less than or equal to 31"),
+        ("v", {"law": "nan"}, "(?s)law.*finite"),
     ],
 )
 def test_a_change_in_code_is_checked_as_one_from_text_is(nb, smoke, branch, changes, words):
@@ -519,7 +497,7 @@ def test_a_change_in_code_is_checked_as_one_from_text_is(nb, smoke, branch, chan
     with pytest.raises(ValueError, match=words):
         nb.make_settings(
             "smoke",
-            ",".join(f"{branch}.{name}={text_of(value)}" for name, value in changes.items()),
+            ",".join(f"{branch}.{name}={value}" for name, value in changes.items()),
         )
 
 
@@ -528,13 +506,6 @@ def test_what_is_not_changed_stays(smoke):
     assert (other.seed, other.c.horizon, other.v) == (7, 15, smoke.v) and other.c.but(
         horizon=smoke.c.horizon
     ) == smoke.c
-
-
-@pytest.mark.parametrize("text", ["8-16", "8", "8-16-32-64-128", "", "8-16-32-x", "0-16-32-64"])
-def test_wrong_widths_are_a_sentence(nb, text):
-    with pytest.raises(ValueError) as found:
-        nb.make_settings("smoke", f"v.widths={text}")
-    assert "v.widths" in str(found.value)
 
 
 # Training that stops, and goes on elsewhere.
@@ -564,48 +535,8 @@ def a_fit(nb, folder, loss_at=lambda step: None, steps=8, **how):
     )
 
 
-def test_a_training_begun_without_a_scaler_goes_on_with_one_and_the_other_way_round(
-    nb, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(nb, "SAVE_EVERY", 3)
-
-    def stop(step):
-        if step == 5:
-            raise KeyboardInterrupt
-
-    for number, (first, then) in enumerate(
-        ((nb.torch.float32, nb.torch.float16), (nb.torch.float16, nb.torch.float32))
-    ):
-        with pytest.raises(KeyboardInterrupt):
-            a_fit(nb, tmp_path / str(number), stop, precision=first)
-        saved = nb.torch.load(tmp_path / str(number) / "progress.pt", weights_only=True)["value"]
-        assert bool(saved["scaler"]) == (first == nb.torch.float16) and saved["step"] == 3
-        assert len(a_fit(nb, tmp_path / str(number), precision=then)["log"]["step"]) == 2
-
-
-def test_only_a_v_in_float16_has_a_scaler(nb, smoke, world, memory, tmp_path, monkeypatch):
-    on, real = [], nb.torch.amp.GradScaler
-    monkeypatch.setattr(
-        nb.torch.amp,
-        "GradScaler",
-        lambda *device, **how: (
-            on.append(how["enabled"]) or real(*device, **how | {"enabled": False})
-        ),
-    )
-    monkeypatch.setattr(nb, "choose_precision", lambda device: nb.torch.float16)
-    nb.train_v(nb.Progress(tmp_path / "v"), memory, v=smoke.v.but(steps=1, batch=4), seed=1)
-    nb.train_m(
-        nb.Progress(tmp_path / "m"),
-        world.memory,
-        world.codes,
-        m=smoke.m.but(steps=1, batch=4, hidden=8),
-        seed=1,
-    )
-    assert on == [True, False]
-
-
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_names_its_step_and_nothing_is_kept(
+def test_a_loss_that_is_no_number_names_its_step_and_is_never_kept(
     nb, run_folder, monkeypatch, value
 ):
     monkeypatch.setattr(nb, "SAVE_EVERY", 2)
@@ -617,16 +548,19 @@ def test_a_loss_that_is_no_number_names_its_step_and_nothing_is_kept(
     monkeypatch.setattr(nb, "stage_key", lambda *what, **how: "key")
     with pytest.raises(FloatingPointError, match="a trial: the loss.*step 5"):
         nb.keep(work, name="trial", steps=8)
-    assert not list((run_folder / "trial-key").iterdir())
+    (left,) = (run_folder / "trial-key").iterdir()
+    state, _ = nb.load(left)
+    assert left.name == "progress.pt" and state["step"] == 4
+    assert all(value.isfinite().all() for value in state["model"].values())
 
 
-def test_a_weight_that_is_no_number_after_the_last_step_is_not_kept(nb, tmp_path):
+def test_a_gradient_that_is_no_number_is_not_followed(nb, tmp_path):
     model = nb.nn.Linear(1, 1)
 
     def batch_loss(generator, step):
         return (0 * model.weight.sum()).sqrt(), {}  # the loss is 0, its gradient none
 
-    with pytest.raises(FloatingPointError, match="a weight.*step 1"):
+    with pytest.raises(FloatingPointError, match="gradient.*step 0"):
         nb.fit(model, batch_loss, nb.TrainSettings(steps=1), 0, nb.Progress(tmp_path), "a trial")
 
 
@@ -636,7 +570,6 @@ def test_a_weight_that_is_no_number_after_the_last_step_is_not_kept(nb, tmp_path
         OSError(5, "Input/output error"),
         PermissionError(13, "Permission denied"),
         MemoryError(),
-        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
     ],
 )
 def test_a_machine_that_fails_in_reading_sets_nothing_aside(nb, run_folder, monkeypatch, error):
@@ -688,32 +621,6 @@ def test_an_agent_meets_another_number_of_environments(nb, world, memory):
     macro = nb.MacroAgent(pairs, lambda k, state: (state.z[:, :2] > 0).float())
     for workers in (2, 3):
         assert len(nb.play(macro, nb.seeds_for("random", 0, 3), workers, steps=5)) == 3
-
-
-@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
-@pytest.mark.parametrize("place", ["seconds", "values", "settings"])
-def test_numbers_of_a_foreign_checkpoint_must_be_finite(nb, smoke, tmp_path, place, number):
-    from safetensors.torch import save_file
-
-    about = {
-        "settings": smoke.model_dump(mode="json"),
-        "values": {"v/loss": 1.0},
-        "seconds": {"v": 3.0},
-    }
-    path, text = tmp_path / "checkpoint.safetensors", nb.json.dumps(about)
-    save_file({"v/weights": nb.torch.ones(2)}, path, {"about": text})
-    assert nb.load_checkpoint(path, smoke)["v"].seconds == 3.0
-    old = {"seconds": '"v": 3.0', "values": '"v/loss": 1.0', "settings": '"temperature": 0.0'}[
-        place
-    ]
-    assert old in text
-    save_file(
-        {"v/weights": nb.torch.ones(2)},
-        path,
-        {"about": text.replace(old, f"{old.partition(':')[0]}: {number}")},
-    )
-    with pytest.raises(ValueError, match="not a checkpoint"):
-        nb.load_checkpoint(path, smoke)
 
 
 def test_a_home_folder_is_understood(nb, tmp_path, monkeypatch):

@@ -37,15 +37,13 @@ def test_elbo_is_a_gaussian_log_likelihood_at_its_best_variance(nb, smoke, memor
 
     best = float((y - band).square().mean())
     # Up to the constant D/2, and no other variance does better.
-    assert float(terms["reconstruction"]) == pytest.approx(
-        float(negative_log_likelihood(best)) - 0.5 * pixels, rel=1e-3
-    )
+    drawn = float(terms["loss"] - 0.3 * terms["kl"])
+    assert drawn == pytest.approx(float(negative_log_likelihood(best)) - 0.5 * pixels, rel=1e-3)
     assert negative_log_likelihood(best) < min(
         negative_log_likelihood(0.8 * best), negative_log_likelihood(1.2 * best)
     )
-    assert float(terms["loss"]) == pytest.approx(
-        float(terms["reconstruction"] + 0.3 * terms["kl"]), rel=1e-5
-    )
+    more, _ = nb.elbo(v, x, noise, 0.5)
+    assert float(more["loss"] - terms["loss"]) == pytest.approx(0.2 * float(terms["kl"]), rel=1e-2)
     assert mu.shape == (8, smoke.v.latents)
 
 
@@ -110,7 +108,7 @@ def test_the_written_out_step_equals_pytorchs_lstm(nb, world):
     )
     change = nb.torch.cat([0 * z[:, :1], z[:, 1:] - z[:, :-1]], 1)
     whole, (h, c) = lstm_of(nb, world.m)(nb.torch.cat([z, 5 * change, 2.0 * a[..., None] - 1], 2))
-    states = [step.state for step in nb.dream(world.m, world.m.begin(z[:, 0]), nb.given(a), 9, z)]
+    states = list(nb.dream(world.m, world.m.begin(z[:, 0]), nb.given(a), 9, z))
     # At the second step M still remembers as `before` what it read at the first.
     assert nb.torch.allclose(nb.stacked(states).h, whole, atol=1e-5) and nb.torch.allclose(
         states[-1].c, c[0], atol=1e-5
@@ -121,12 +119,7 @@ def test_a_dream_reads_then_lives_on_its_own_predictions(nb, world):
     z, a = nb.torch.randn(3, 10, 6), nb.torch.randint(2, (3, 9))
 
     def path(shown):
-        return nb.stacked(
-            [
-                step.state
-                for step in nb.dream(world.m, world.m.begin(z[:, 0]), nb.given(a), 9, shown)
-            ]
-        )
+        return nb.stacked(list(nb.dream(world.m, world.m.begin(z[:, 0]), nb.given(a), 9, shown)))
 
     forced, free = path(z[:, :9]), path(z[:, :4])
     assert nb.torch.equal(free.z[:, :4], forced.z[:, :4]) and not nb.torch.allclose(
@@ -156,7 +149,7 @@ def test_temperature_scales_the_noise_and_the_mask_stops_it(nb, world):
     )
 
     def z(tau, mask=1.0):
-        return next(nb.dream(world.m, begin, nb.given(a), 1, tau=tau, noise=noise * mask)).state.z
+        return next(nb.dream(world.m, begin, nb.given(a), 1, tau=tau, noise=noise * mask)).z
 
     once, twice = z(1.0) - z(0.0), z(2.0) - z(0.0)
     assert once.abs().min() > 0 and nb.torch.allclose(twice, 2 * once, atol=1e-4)
@@ -169,7 +162,7 @@ def test_doubt_shapes_neither_the_memory_nor_the_mean(nb, world):
     z, a = world.codes.mu[0, :13][None], world.memory.actions[None, :12]
     ones = nb.torch.ones(1, 12)
     m.zero_grad()
-    nb.m_losses(m, z, a, ones, 0 * ones, ones, 6)["doubt"].backward()
+    nb.m_losses(m, z, a, ones, 0 * ones, ones, 6, ones[:, :1])["doubt"].backward()
     assert m.log_var.weight.grad.abs().sum() > 0 and all(
         part.weight.grad is None or not part.weight.grad.any() for part in (m.gates, m.change)
     )
@@ -179,21 +172,16 @@ def test_doubt_shapes_neither_the_memory_nor_the_mean(nb, world):
 def test_losses_by_hand_and_padding_counts_nothing(nb, world):
     z, a, ones = nb.torch.randn(2, 4, 6), nb.torch.randint(2, (2, 3)), nb.torch.ones(2, 3)
     real = nb.torch.tensor([[1.0, 1, 1], [1, 0, 0]])
-    losses = nb.m_losses(world.m, z, a, ones, 0 * ones, real, 3)
+    losses = nb.m_losses(world.m, z, a, ones, 0 * ones, real, 3, 0.5 * ones[:, :1])
     says = world.m.says(
-        nb.stacked(
-            [
-                step.state
-                for step in nb.dream(world.m, world.m.begin(z[:, 0]), nb.given(a), 3, z[:, :3])
-            ]
-        )
+        nb.stacked(list(nb.dream(world.m, world.m.begin(z[:, 0]), nb.given(a), 3, z[:, :3])))
     )
     wanted = (0.5 * (z[:, 1:] - says.mu).square().sum(-1) / nb.SPREAD**2)[real > 0].mean()
     assert float(losses["latent"]) == pytest.approx(float(wanted), rel=1e-4)
     z[1, 2:] = 99.0  # beyond the episode's end
-    assert float(nb.m_losses(world.m, z, a, ones, 0 * ones, real, 3)["done"]) == pytest.approx(
-        float(losses["done"]), rel=1e-4
-    )
+    assert float(
+        nb.m_losses(world.m, z, a, ones, 0 * ones, real, 3, 0.5 * ones[:, :1])["done"]
+    ) == pytest.approx(float(losses["done"]), rel=1e-4)
 
 
 def test_the_doubt_learns_from_other_episodes_than_the_mean(nb, world):
@@ -203,7 +191,7 @@ def test_the_doubt_learns_from_other_episodes_than_the_mean(nb, world):
     losses = nb.m_losses(m, z, a, ones, 0 * ones, ones, 3, unseen)
     for name, row in (("latent", 0), ("done", 0), ("doubt", 1)):
         alone = nb.m_losses(
-            m, z[row : row + 1], a[row : row + 1], ones[:1], 0 * ones[:1], ones[:1], 3
+            m, z[row : row + 1], a[row : row + 1], ones[:1], 0 * ones[:1], ones[:1], 3, 0.5
         )
         assert float(losses[name]) == pytest.approx(float(alone[name]), rel=1e-4), name
     m.requires_grad_(False)
@@ -221,7 +209,7 @@ def test_states_read_known_steps_only(nb, world):
         )
         *_, last = nb.dream(world.m, world.m.begin(z[:, 0]), nb.given(a), read, z)
         if read < world.context:
-            assert nb.torch.allclose(states.h[k], last.state.h[0], atol=1e-6)
+            assert nb.torch.allclose(states.h[k], last.h[0], atol=1e-6)
         assert nb.torch.equal(states.before[k], world.codes.mu[0, rows[k] - 1])
     copied = world.states(rows, nb.torch.tensor([1, 1, 1]))
     assert not nb.torch.allclose(copied.h[1], states.h[1]), "another copy, other codes and pushes"
@@ -240,7 +228,7 @@ def test_moments_keep_their_distance_from_both_ends(nb, world):
         world.moments(5, nb.torch.Generator(), ahead=400)
 
 
-def test_open_loop_is_the_forced_prediction_at_first_and_says_dash_without_data(nb, world):
+def test_open_loop_is_the_forced_prediction_at_first_and_nan_without_data(nb, world):
     rows, state = nb.open_loop(world, nb.windows(world.memory, world.context + 3, 20))
     says = world.m.says(state)
     z, a = (
@@ -248,15 +236,11 @@ def test_open_loop_is_the_forced_prediction_at_first_and_says_dash_without_data(
         world.memory.actions[rows[:, :1] + nb.torch.arange(-4, 0)],
     )
     *_, last = nb.dream(world.m, world.m.begin(z[:, 0]), nb.given(a), 4, z)
-    assert says.mu.shape == (20, 3, 6) and nb.torch.allclose(says.mu[:, 0], last.state.z, atol=1e-5)
+    assert says.mu.shape == (20, 3, 6) and nb.torch.allclose(says.mu[:, 0], last.z, atol=1e-5)
     probe = nb.Probe(world.codes.mu[0], world.memory.states)
     nowhere = nb.windows(world.memory, world.context + 300, 20)
     none = nb.open_loop_errors(world, nowhere, probe, seen=False)
-    assert (
-        none.shape == (300, 4)
-        and none.isnan().all()
-        and nb.number(float(none[0, 0]), 2, "°") == "–"
-    )
+    assert none.shape == (300, 4) and none.isnan().all()
     assert (
         nb.copy_errors(world, nowhere).isnan().all()
         and nb.open_loop_kl(world, nowhere).isnan().all()
@@ -393,28 +377,6 @@ def test_cma_never_starts_anew(nb, smoke, kind):
     assert len(strategies) == 1 and optimizer.es.countiter == 300
 
 
-def test_a_restart_would_be_an_error(nb, world, smoke, monkeypatch, tmp_path):
-    honest = nb.make_cma
-
-    def forgetful(*how):
-        optimizer = honest(*how)
-        tell = optimizer.tell
-        monkeypatch.setattr(
-            optimizer,
-            "tell",
-            lambda *told: (
-                tell(*told),
-                optimizer.es.countiter == 3 and setattr(optimizer.es, "countiter", 0),
-            ),
-        )
-        return optimizer
-
-    monkeypatch.setitem(nb.learn.__globals__, "make_cma", forgetful)
-    monkeypatch.setitem(nb.learn.__globals__, "PAIRS", 100)
-    with pytest.raises(RuntimeError, match="started anew"):
-        nb.learn(None, world, c=smoke.c.but(axes=3, growing=1, horizon=2), seed=1, workers=1)
-
-
 def test_cma_mean_is_in_the_units_of_the_candidates(nb, smoke):
     optimizer = nb.make_cma(3, smoke.c.but(generations=80, population=12), 0)
     for _ in range(80):
@@ -441,15 +403,6 @@ def test_the_agent_acts_on_the_features_that_are_measured(nb, smoke):
     )
     assert len(set(explored)) == 2 and explored == alone, (
         "a coin decides in every step, and an episode's coin is its own"
-    )
-
-
-def test_correlations(nb):
-    assert nb.correlations([1, 2, 3, 4], [1, 4, 9, 16])[1] == pytest.approx(1.0)
-    assert nb.correlations([1, 2, 3], [3, 2, 1])[0] == pytest.approx(-1.0)
-    assert nb.correlations([1, 2, 2, 3], [10, 20, 20, 30])[1] == pytest.approx(1.0)
-    assert math.isnan(nb.correlations([1, 1], [1, 2])[0]) and math.isnan(
-        nb.correlations([1], [1])[0]
     )
 
 

@@ -12,7 +12,6 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from conftest import NOTEBOOK, ROOT
-from safetensors.torch import load_file
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
@@ -46,27 +45,22 @@ def arrays_in(data: dict) -> dict[str, np.ndarray]:
 def shipped(nb):
     """The world of the shipped checkpoint on a few random episodes, its C, and an untrained
     verifier."""
-    kept = load_file(ROOT / "assets" / "quick_run" / "checkpoint.safetensors")
     settings = nb.make_settings("quick")
-
-    def stage(name):
-        return {
-            "weights": {
-                key.split("/", 2)[2]: value
-                for key, value in kept.items()
-                if key.startswith(f"{name}/weights/")
-            }
-        }
+    kept = nb.load_checkpoint(ROOT / "assets" / "quick_run" / "checkpoint.pt", settings)
 
     v, m = (
-        nb.frozen(nb.V(settings.v), stage("v")),
-        nb.frozen(nb.M(settings.v.latents, settings.m.hidden), stage("practice")),
+        nb.frozen(nb.V(settings.v), kept["v"].result),
+        nb.frozen(nb.M(settings.v.latents, settings.m.hidden), kept["practice"].result),
     )
     world = nb.World(v, m, None, None, settings.m.context).looking_at(
         nb.play(nb.RandomPolicy(5), list(range(20)), 2)
     )
     nb.torch.manual_seed(0)
-    return world, kept["c/weights"], nb.frozen(nb.Verifier(settings.v.latents, settings.m.hidden))
+    return (
+        world,
+        kept["c"].result["weights"],
+        nb.frozen(nb.Verifier(settings.v.latents, settings.m.hidden)),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -178,8 +172,8 @@ def test_a_hundred_steps_are_those_of_pytorch(nb, shipped, page, tab):
     begin = nb.State(*starts, nb.torch.zeros(5, 1, dtype=nb.torch.float64))
     path = nb.stacked(list(nb.dream(m, begin, nb.given(pushes), 100)))
     with nb.torch.no_grad():
-        says = m.says(path.state)
-        drawn = v.decode(path.state.z[:, ::25].flatten(0, 1).float())[:, -1]
+        says = m.says(path)
+        drawn = v.decode(path.z[:, ::25].flatten(0, 1).float())[:, -1]
     there = tab.evaluate(
         """pushes => pushes.map((row, number) => {
              let s = begin(number); const path = [];
@@ -191,7 +185,7 @@ def test_a_hundred_steps_are_those_of_pytorch(nb, shipped, page, tab):
         pushes.tolist(),
     )
     z, done = (np.array([[one[name] for one in path] for path in there]) for name in ("z", "done"))
-    assert np.abs(z - path.state.z.numpy()).max() < 1e-2
+    assert np.abs(z - path.z.numpy()).max() < 1e-2
     assert (
         np.array_equal(done > 0.5, says.done.sigmoid().numpy() > 0.5)
         and np.abs(done - says.done.sigmoid().numpy()).max() < 1e-3

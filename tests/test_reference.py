@@ -44,14 +44,14 @@ def test_manifest_is_complete_and_consistent(manifest):
     ) == pytest.approx(manifest["real_return_mean"])
     assert manifest["real_steps"]["looks, only logged"] <= 10_000
     assert (
-        hashlib.sha256((FOLDER / "checkpoint.safetensors").read_bytes()).hexdigest()
+        hashlib.sha256((FOLDER / "checkpoint.pt").read_bytes()).hexdigest()
         == manifest["checkpoint_sha256"]
     )
     assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 12e6
-    for table in ("probe_r2", "probe_rms"):
-        for features in ("z", "z_h"):
-            for play in ("random", "controller"):
-                assert set(manifest[table][features][play]) == {"x", "x_dot", "theta", "theta_dot"}
+    for features in ("z", "(z, h)"):
+        for play in ("random", "controller"):
+            for score in manifest["probe"][features][play].values():
+                assert set(score) == {"x", "x_dot", "theta", "theta_dot"}
 
 
 def test_prose_has_the_manifests_numbers(manifest):
@@ -62,8 +62,8 @@ def test_prose_has_the_manifests_numbers(manifest):
     for text in (README, TITLE):
         assert f"{mean} of 500" in text and f"{random:,} real steps" in text
     z, z_h, base = (
-        manifest["probe_r2"]["z"]["random"],
-        manifest["probe_r2"]["z_h"]["random"],
+        manifest["probe"]["z"]["random"]["r2"],
+        manifest["probe"]["(z, h)"]["random"]["r2"],
         manifest["baseline_returns"],
     )
     seen, read = (manifest["open_loop_error"][f"M, {how}"]["30"] for how in ("seen", "from z"))
@@ -110,7 +110,7 @@ def test_committed_outputs_stand_in_order_without_errors_and_agree_with_the_mani
 
 def test_the_shipped_checkpoint_plays_as_the_manifest_says(nb, manifest):
     settings = nb.make_settings("quick")
-    shipped = nb.load_checkpoint(FOLDER / "checkpoint.safetensors", settings)
+    shipped = nb.load_checkpoint(FOLDER / "checkpoint.pt", settings)
     v, m = (
         nb.frozen(nb.V(settings.v), shipped["v"].result),
         nb.frozen(nb.M(settings.v.latents, settings.m.hidden), shipped["practice"].result),

@@ -162,7 +162,7 @@ def test_the_verifiers_loss_is_the_log_of_its_confidence_in_the_dream(nb, world)
         )
     )
     assert float(losses[2]) == pytest.approx(
-        float(-verifier(told[5].state).sigmoid().log().mean()), rel=1e-4
+        float(-verifier(told[5]).sigmoid().log().mean()), rel=1e-4
     )
     assert len(losses) == 5
 

@@ -148,7 +148,7 @@ class Executed:
             "real_returns": [10.0, 20.0],
             "real_return_mean": 15.0,
             "dream_real": {"spearman": None},
-            "probe_r2": {"z": {"random": {"theta": 0.9}}},
+            "probe": {"z": {"random": {"r2": {"theta": 0.9}}}},
             "open_loop_error": {
                 "M, seen": {"30": {"theta_degrees": 1.0, "x_metres": 0.01}},
                 "M, from z": {"30": {"theta_degrees": 2.0}},
