@@ -88,19 +88,16 @@ def tagged(tag: str) -> list[dict]:
     ]
 
 
-def load_notebook(
-    name: str = "notebook", edit=lambda source: source, readable: bool = True
-) -> types.ModuleType:
-    """A module made of the cells tagged `define`; `edit` may change a cell's source first;
-    `readable`: Python can look the source up, as in a kernel."""
+def load_notebook(name: str = "notebook") -> types.ModuleType:
+    """A module made of the cells tagged `define`."""
     module = types.ModuleType(name)
     sys.modules[name] = module
     cloudpickle.register_pickle_by_value(module)  # no other process could import it
     for number, cell in enumerate(tagged("define")):
-        source = edit(source_of(cell))
+        source = source_of(cell)
         filename = f"<{name} cell {number}>"
-        if readable:  # the stage keys are made of source code
-            linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
+        # For tracebacks, as in a kernel.
+        linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
         flags = __future__.annotations.compiler_flag  # a kernel keeps them from cell to cell
         exec(compile(source, filename, "exec", flags), module.__dict__)
     module.DEVICE, module.PRETRAINED = module.torch.device("cpu"), {}
