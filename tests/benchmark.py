@@ -88,7 +88,7 @@ def main() -> None:
     )
     print(f"{'real steps, rendered, one environment':44s} {1 / real:,.0f} a second")
 
-    episodes = nb.play(nb.RandomPolicy(0), nb.seeds_for("random", 0, 40), 8)
+    episodes = nb.play(nb.random_policy, nb.seeds_for("random", 0, 40), 8)
     memory = nb.Memory(episodes, settings.v.max_shift, nb.DEVICE)
     once = training_step(nb.train_v, memory, steps=15, v=settings.v, seed=0)
     elbo = nb.elbo
@@ -145,7 +145,7 @@ def main() -> None:
             * c.horizon
             / seconds(lambda: [*nb.dream(m, starts, nb.given(right), c.horizon)][-1].z.cpu())
         )
-    products = 2 * (m.gates.weight.numel() + m.change.weight.numel())
+    products = 2 * (m.lstm.weight_ih.numel() + m.lstm.weight_hh.numel() + m.change.weight.numel())
     print(
         f"{'dream':44s} {rate:,.0f} steps a second, {100 * rate * products / peak:.0f} % of the "
         f"matrix product's rate, {rate * real:,.0f} times the real ones"

@@ -131,7 +131,7 @@ def smoke(nb):
 @pytest.fixture(scope="session")
 def episodes(nb):
     """A few real random episodes."""
-    return nb.play(nb.RandomPolicy(0), nb.seeds_for("random", 0, 6), 2)
+    return nb.play(nb.random_policy, nb.seeds_for("random", 0, 6), 2)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,7 @@
 """Settings, episodes, stacks, shifts, datasets."""
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -74,7 +76,7 @@ def test_episode_shapes_and_clock(episodes):
 
 
 def test_same_seed_same_episode_whatever_the_number_of_workers(nb, episodes):
-    again = nb.play(nb.RandomPolicy(0), [episode.seed for episode in episodes], 1)
+    again = nb.play(nb.random_policy, [episode.seed for episode in episodes], 1)
     for a, b in zip(episodes, again):
         assert (
             a.seed == b.seed
@@ -125,6 +127,10 @@ def test_shift_and_mirror_are_index_arithmetic(nb, memory):
     x = memory.stack(rows, nb.torch.tensor([0, 3, 0]), nb.torch.tensor([False, False, True]))
     assert (x[1, :, :, :-3] == x[0, :, :, 3:]).all()
     assert (x[2] == x[0].flip(-1)).all()
+    both = memory.stack(rows[:1], nb.torch.tensor([3]), nb.torch.tensor([True]))
+    assert (both[0] == x[1].flip(-1)).all(), "first shifted, then mirrored"
+    band = memory.stack(rows[:1], nb.torch.tensor([3]), band=slice(24, 56))
+    assert (band[0] == x[1, :, 24:56]).all()
 
 
 def test_shifted_state_follows_the_picture(nb, memory):
@@ -139,15 +145,25 @@ def test_shifted_state_follows_the_picture(nb, memory):
     assert nb.torch.equal(nb.true_states(memory, rows, 0 * rows, ~none), -memory.states[rows])
 
 
-def test_draws_fall_half_on_the_controllers_own_episodes(nb, episodes):
-    generator, mixed = nb.torch.Generator().manual_seed(0), nb.Memory(episodes, 0, nb.DEVICE, own=1)
-    drawn = mixed.draw(mixed.rows, 4_000, generator)
-    assert float((mixed.episode[drawn] == 5).float().mean()) == pytest.approx(0.5, abs=0.03)
-    plain = nb.Memory(episodes, 0, nb.DEVICE)
-    counts = nb.torch.bincount(plain.draw(plain.rows[:10], 20_000, generator), minlength=10)
-    assert len(counts) == 10 and counts.min() > 1_800 and counts.max() < 2_200, (
-        "without own episodes every row is as likely"
-    )
+def test_moments_come_from_the_rows_that_are_drawn_from(nb, world):
+    """All rows are as likely, until a memory names others, or some more often."""
+
+    def shares(memory):
+        rows, _ = world._replace(memory=memory).moments(20_000, nb.torch.Generator(), copies=200)
+        return nb.torch.bincount(memory.episode[rows], minlength=6) / len(rows)
+
+    memory = copy.copy(world.memory)
+    back, left = memory.rows - memory.first, memory.last - memory.rows
+    fits = (back >= world.context // 2) & (left >= 1)
+    wanted = nb.torch.bincount(memory.episode[fits], minlength=6) / fits.sum()
+    assert (shares(memory) - wanted).abs().max() < 0.02
+    fifth, others = (memory.episode == 4) & fits, (memory.episode != 4) & fits
+    memory.rows = nb.torch.cat([memory.rows[others], memory.rows[fifth].repeat(3)])
+    more = 3 * int(fifth.sum())
+    expected = more / (more + int(others.sum()))
+    assert float(shares(memory)[4]) == pytest.approx(expected, abs=0.02)
+    memory.rows = memory.rows[:10]
+    assert float(shares(memory)[int(memory.episode[0])]) == 1
 
 
 def test_dataset_round_trip(nb, episodes, tmp_path):
@@ -178,7 +194,7 @@ def test_broken_part_of_the_data_is_set_aside_and_recorded_anew(
     monkeypatch.setattr(nb, "PART", 2)
 
     def record():
-        return nb.recorded(nb.RandomPolicy(1), "random", episodes=4, seed=1, workers=2)
+        return nb.recorded(nb.random_policy, "random", episodes=4, seed=1, workers=2)
 
     before = record()
     bad, good = sorted(run_folder.glob("*/episodes"), key=lambda part: part.stat().st_mtime_ns)
@@ -193,15 +209,21 @@ def test_broken_part_of_the_data_is_set_aside_and_recorded_anew(
 
 
 def test_a_play_leaves_nothing_behind_in_its_policy(nb):
-    policy = nb.RandomPolicy(1)
-    before = dict(vars(policy))
+    class Counter:
+        steps = 0
+
+        def __call__(self, now):
+            self.steps += 1
+            return nb.random_policy(now)
+
+    policy = Counter()
     nb.play(policy, nb.seeds_for("random", 0, 2), 1)
-    assert vars(policy) == before
+    assert policy.steps == 0
 
 
 def test_without_pictures_the_same_is_played(nb, episodes):
     seeds = [episode.seed for episode in episodes[:2]]
-    blind = nb.play(nb.RandomPolicy(0), seeds, 1, pictures=False)
+    blind = nb.play(nb.random_policy, seeds, 1, pictures=False)
     for a, b in zip(episodes, blind):
         assert (a.states == b.states).all() and (a.actions == b.actions).all()
         assert not b.frames.any() and a.frames.any()

@@ -56,7 +56,7 @@ def test_int8_is_close_to_float_and_a_quarter_of_its_linear_layers(nb, driver):
         for module in (small, driver.world.m)
     ]
     assert sizes[0] < 0.5 * sizes[1]
-    layer, x = driver.world.m.gates, nb.torch.randn(64, driver.world.m.gates.in_features)
+    layer, x = driver.world.m.change, nb.torch.randn(64, driver.world.m.hidden)
     step_w, step_x = (
         2 * layer.weight.abs().max() / 254,
         (x.max() - x.min()) / 127,
@@ -64,8 +64,8 @@ def test_int8_is_close_to_float_and_a_quarter_of_its_linear_layers(nb, driver):
     most = (
         0.5 * (step_w * x.abs().sum(1, keepdim=True) + step_x * layer.weight.abs().sum(1))
         + 0.25 * step_w * step_x * layer.in_features
-    )  # (64, 4H)
-    apart = (layer(x) - small.gates(x)).abs()
+    )  # (64, Z)
+    apart = (layer(x) - small.change(x)).abs()
     assert (apart <= most + 1e-5).all() and apart.max() > 1e-4
 
 
@@ -164,7 +164,8 @@ def test_the_driver_acts_as_the_agent_does(nb, driver):
     for k, frames in enumerate(films):
         stack = stack if k == 0 else np.concatenate([stack[:, 1:], frames[:, None]], 1)
         push, past, _ = driver(nb.torch.tensor(stack), past, nb.torch.zeros(8, dtype=bool))
-        assert (push.numpy() == agent(np.full(8, k == 0), frames, None, range(8))).all()
+        luck = [np.random.default_rng(0)] * 8
+        assert (push.numpy() == agent(nb.Scene(np.full(8, k == 0), frames, None, luck))).all()
 
 
 def test_the_guard_doubts_beyond_its_limits_and_not_before(nb, driver):

@@ -303,11 +303,11 @@ class Stops:
     def __init__(self, what):
         self.what, self.steps = what, 0
 
-    def __call__(self, fresh, frames, states, seeds):
+    def __call__(self, now):
         self.steps += 1
         if self.steps == 10:
             self.what()
-        return np.arange(len(frames)) % 2
+        return np.arange(len(now.frames)) % 2
 
 
 def stop_button():
@@ -331,7 +331,7 @@ def test_a_killed_environment_or_the_stop_button_end_the_play_and_all_its_proces
     with pytest.raises(error):
         nb.play(Stops(what), nb.seeds_for("random", 0, 6), 3)
     assert time.monotonic() - begin < 20 and set(multiprocessing.active_children()) <= before
-    assert len(nb.play(nb.RandomPolicy(0), nb.seeds_for("random", 0, 3), 3)) == 3
+    assert len(nb.play(nb.random_policy, nb.seeds_for("random", 0, 3), 3)) == 3
 
 
 # What lies on the disk.
@@ -339,7 +339,7 @@ def test_a_killed_environment_or_the_stop_button_end_the_play_and_all_its_proces
 
 def recorded(nb, episodes: int):
     """A few kept episodes of a coin."""
-    return nb.recorded(nb.RandomPolicy(1), "random", episodes=episodes, seed=1, workers=2)
+    return nb.recorded(nb.random_policy, "random", episodes=episodes, seed=1, workers=2)
 
 
 def alike(before, after) -> bool:
@@ -472,12 +472,11 @@ def test_a_cut_or_foreign_checkpoint_is_a_value_error(nb, smoke, tmp_path, harm)
 
 def test_the_shortest_search_runs(nb, world, smoke, monkeypatch):
     monkeypatch.setattr(nb, "PAIRS", 200)
-    learned = nb.learn(
+    learned = nb.train_c(
         None,
         world,
         c=smoke.c.but(horizon=1, generations=1, population=4, axes=3, growing=1),
         seed=1,
-        workers=1,
     )
     assert learned["returns"].shape == (1, 4) and learned["weights"].isfinite().all()
 

@@ -8,8 +8,8 @@ from conftest import source_of, tagged
 from test_rerun import Kernel
 
 STAGES = (
-    "record, baseline, train_v, encode_memory, train_m, learn, train_verifier, train_speaker, "
-    "try_student, try_horizon, try_remedy, try_int8, try_guard, try_words"
+    "record, baseline, train_v, encode_memory, train_m, train_c, looks, train_verifier, "
+    "train_speaker, try_student, try_horizon, try_remedy, try_int8, try_guard, try_words"
 )
 ASK = f"""
 asked = {{stage.__name__: stage_key(stage) for stage in ({STAGES})}}
@@ -44,7 +44,7 @@ def test_all_keys_are_the_same_in_every_kernel_and_quickly_made(kernel, tmp_path
     try:
         # What was used already (copied, sent to another process) is no other for that.
         other.ask("copy.copy(Agent(World(None, M(2, 2), None, None, 1), None))")
-        other.ask("play(RandomPolicy(1), seeds_for('random', 0, 2), 2, steps=3)")
+        other.ask("play(random_policy, seeds_for('random', 0, 2), 2, steps=3)")
         assert other.ask(ASK) == keys
     finally:
         other.end()
@@ -139,16 +139,16 @@ EDITS = {
     "the KL": (
         ("0.5 * (mu.square() + log_var", "0.6 * (mu.square() + log_var"),
         {"train_v"},
-        {"train_m", "learn", "record"},
+        {"train_m", "train_c", "record"},
     ),
     "what a dream pays": (
         ("return says.reward\n", "return 2 * says.reward\n"),
-        {"learn", "try_remedy"},
+        {"train_c", "try_remedy"},
         {"train_v", "train_m"},
     ),
     "how h is read": (
         ("state = m.begin(z[:, 0])", "state = m.begin(z[:, 1])"),
-        {"learn", "a world"},
+        {"train_c", "a world"},
         {"train_v", "record"},
     ),
     "the card": (("rendered by the environment itself", "rendered by itself"), set(), ALL),
@@ -175,13 +175,15 @@ def test_an_edit_in_the_notebook_changes_its_own_stages(kernel, what):
 
 def test_settings_and_inputs_count_by_content(nb, world, episodes, smoke):
     def key(*inputs, **settings):
-        return nb.stage_key(nb.learn, *inputs, **settings)
+        return nb.stage_key(nb.train_c, *inputs, **settings)
 
-    def seen(count, **how):
-        return nb.Memory(episodes[:count], 4, nb.DEVICE, **how)
+    def seen(count):
+        return nb.Memory(episodes[:count], 4, nb.DEVICE)
 
     assert key(seen(5)) == key(seen(5)) and key(world, seed=1) == key(world, seed=1)
     agents = [nb.Agent(world, nb.reward, exploration) for exploration in (0.1, 0.2)]
+    twice = seen(5)
+    twice.rows = twice.rows.repeat(2)
     fewer = world.codes._replace(mu=world.codes.mu[:1])
     keys = [
         key(world),
@@ -192,10 +194,10 @@ def test_settings_and_inputs_count_by_content(nb, world, episodes, smoke):
         key(world._replace(context=world.context + 1)),
         key(world._replace(codes=fewer)),
         *(key(seen(count)) for count in (4, 5)),
-        key(seen(5, own=1)),
+        key(twice),
         *map(key, agents),
         *(key(nb.controller(weights)) for weights in (nb.torch.ones(5), nb.torch.zeros(5))),
-        *(key(nb.RandomPolicy(seed)) for seed in (1, 2)),
+        *map(key, (nb.random_policy, nb.centred_policy)),
         key(nb.hand_written_policy),
     ]
     assert len(set(keys)) == len(keys)
@@ -204,19 +206,19 @@ def test_settings_and_inputs_count_by_content(nb, world, episodes, smoke):
 
 def test_a_tensor_is_read_again_after_a_change(nb):
     numbers = nb.torch.zeros(3)
-    before = nb.stage_key(nb.learn, numbers)
-    assert nb.stage_key(nb.learn, nb.torch.zeros(3)) == before
+    before = nb.stage_key(nb.train_c, numbers)
+    assert nb.stage_key(nb.train_c, nb.torch.zeros(3)) == before
     numbers[1] = 1.0
-    assert nb.stage_key(nb.learn, numbers) != before
+    assert nb.stage_key(nb.train_c, numbers) != before
     shapes = nb.torch.zeros(4), nb.torch.zeros(2, 2), nb.torch.zeros(4, dtype=nb.torch.int32)
-    assert len({nb.stage_key(nb.learn, values) for values in shapes}) == 3
+    assert len({nb.stage_key(nb.train_c, values) for values in shapes}) == 3
 
 
 @pytest.mark.parametrize("name", ["input 0", "how", "the name endless"])
 def test_what_cannot_be_part_of_a_key_is_named(kernel, name):
     asked = {
-        "input 0": "learn, endless",
-        "how": "learn, how=endless",
+        "input 0": "train_c, endless",
+        "how": "train_c, how=endless",
         "the name endless": "reads",
     }[name]
     said = kernel.ask(f"""

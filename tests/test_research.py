@@ -67,7 +67,7 @@ def test_the_contrast_is_part_of_training_and_changes_it(nb, world, smoke, tmp_p
         train("nothing", lambda *what: 0.0),
     )
     assert all(nb.torch.equal(plain[name], nothing[name]) for name in plain)
-    assert not nb.torch.allclose(plain["gates.weight"], contrast["gates.weight"], atol=1e-5)
+    assert not nb.torch.allclose(plain["lstm.weight_ih"], contrast["lstm.weight_ih"], atol=1e-5)
 
 
 def test_the_ranking_knows_a_known_order(nb):
@@ -83,7 +83,7 @@ def ranked(nb, world, tmp_path, monkeypatch):
     `ranked.weights`."""
     monkeypatch.setattr(nb, "LONG", (3, 7))
     path = nb.torch.randn(40, 23)
-    monkeypatch.setattr(nb, "learn", lambda progress, its, c, seed, workers: {"path": path})
+    monkeypatch.setattr(nb, "train_c", lambda progress, its, c, seed: {"path": path})
     monkeypatch.setattr(nb, "controller", lambda weights: weights)
 
     def played(agent, *rest):
@@ -193,12 +193,9 @@ def test_a_macro_step_is_two_steps_when_the_weights_are_tied_by_hand(nb):
         for part in m.parameters():
             nb.nn.init.zeros_(part)
         with nb.torch.no_grad():
-            m.gates.bias[1:2], m.gates.bias[2:3], m.gates.bias[3:4] = (
-                40.0,
-                -40.0,
-                40.0,
-            )  # in: all, forget: all, out: all
-            m.gates.weight[0, 4 : 4 + pushes] = math.atanh(math.atanh(reach)) / pushes
+            # in: all, forget: all, cell: by the pushes, out: all
+            m.lstm.bias_ih[:] = nb.torch.tensor([40.0, -40.0, 0.0, 40.0])
+            m.lstm.weight_ih[2, 4 : 4 + pushes] = math.atanh(math.atanh(reach)) / pushes
             m.change.weight[:] = nb.torch.tensor([[1.0], [-2.0]])
         return m
 
@@ -318,7 +315,7 @@ def test_the_gap_between_two_gaussians(nb):
 def test_a_dream_that_copies_life_is_like_life(nb, smoke):
     """An M that says the end is far, and recorded lives that fall: the steps lived are counted by
     hand."""
-    episodes = nb.play(nb.RandomPolicy(0), [1, 2, 3, 4], 2)
+    episodes = nb.play(nb.random_policy, [1, 2, 3, 4], 2)
     memory = nb.Memory(episodes, 0, nb.DEVICE)
     m, v = nb.frozen(nb.M(smoke.v.latents, 8)), nb.frozen(nb.V(smoke.v))
     m.done.weight.zero_(), m.done.bias.fill_(-40.0)

@@ -85,43 +85,34 @@ def test_resumed_m_equals_uninterrupted_m_and_seeds_matter(
     assert same(whole, train("cut"))
 
 
-def test_resumed_c_equals_uninterrupted_c_and_looks_are_only_logged(
+def test_resumed_c_equals_uninterrupted_c_which_never_plays(
     nb, run_folder, world, smoke, monkeypatch
 ):
     monkeypatch.setattr(nb, "PAIRS", 200)
-    c = smoke.c.but(generations=6, population=8, look_every=16, axes=3, growing=1, horizon=3)
-    looked = []
-    monkeypatch.setattr(
-        nb, "lives", lambda agent, purpose, *rest: looked.append(purpose) or [float(len(looked))]
-    )
+    monkeypatch.delattr(nb, "play")
+    c = smoke.c.but(generations=24, population=8, axes=3, growing=1, horizon=3)
 
     def learn(folder):
-        return nb.learn(nb.Progress(run_folder / folder), world, c=c, seed=1, workers=1)
+        return nb.train_c(nb.Progress(run_folder / folder), world, c=c, seed=1)
 
     whole = learn("whole")
-    assert (
-        whole["updates"] == [8, 16, 32, 48]
-        and whole["returns"].shape == (6, 8)
-        and looked == ["check"] * 4
-        and len(whole["dream"]) == 4
-    )
+    assert whole["returns"].shape == (24, 8) and len(whole["path"]) == len(whole["dream"]) == 24
+    judged, true_returns = [], nb.dream_returns
     with monkeypatch.context() as patch:
-        interrupt_after(nb, patch, 3)
+        interrupt_after(nb, patch, 2)
         with pytest.raises(Interrupted):
             learn("cut")
-    looked.clear()
+    monkeypatch.setattr(
+        nb, "dream_returns", lambda m, w, *rest: judged.append(len(w)) or true_returns(m, w, *rest)
+    )
     resumed = learn("cut")
-    assert len(looked) == 1, "only the missing look was played"
+    assert judged.count(8) == 4, "only the missing generations were dreamed"
     assert nb.torch.equal(whole["weights"], resumed["weights"]) and nb.torch.equal(
         whole["returns"], resumed["returns"]
     )
-    monkeypatch.setattr(nb, "lives", lambda *rest: [-1e6])
-    assert nb.torch.equal(whole["weights"], learn("other looks")["weights"]), (
-        "what the looks saw must change nothing"
-    )
     path = nb.torch.nn.functional.normalize(whole["path"], dim=1)
     assert (
-        float(nb.torch.nn.functional.normalize(whole["weights"], dim=0) @ path[3:].mean(0)) > 0.5
+        float(nb.torch.nn.functional.normalize(whole["weights"], dim=0) @ path[12:].mean(0)) > 0.5
     ), "what ships is in the middle of the second half"
 
 

@@ -40,7 +40,7 @@ def test_verifier_learns_to_tell_noise(nb, world, tmp_path, monkeypatch):
     verifier = nb.frozen(
         nb.Verifier(6, 16), nb.train_verifier(nb.Progress(tmp_path), slow, verifier=how, seed=0)
     )
-    now, a, after = nb.real_steps(slow, 300, range(6), nb.torch.Generator().manual_seed(1))
+    now, a, after = nb.real_steps(slow, 300, False, nb.torch.Generator().manual_seed(1))
     false = nb.false_steps(
         slow.m, now, a, slow.codes.mu[0].std(0), nb.torch.Generator().manual_seed(2)
     )
@@ -51,7 +51,7 @@ def test_verifier_learns_to_tell_noise(nb, world, tmp_path, monkeypatch):
 
 
 def test_real_steps_are_recorded_ones(nb, world):
-    now, a, after = nb.real_steps(world, 50, range(6), nb.torch.Generator().manual_seed(0))
+    now, a, after = nb.real_steps(world, 50, False, nb.torch.Generator().manual_seed(0))
     z = world.codes.mu.flatten(0, 1)
     rows = [int((z - code).abs().sum(1).argmin()) for code in now.z]
     assert (
