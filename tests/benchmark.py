@@ -136,7 +136,7 @@ def main() -> None:
     world = nb.World(v, m, memory, codes, settings.m.context)
     many = c.population * c.rollouts
     starts, right = (
-        world.states(*world.moments(many, torch.Generator().manual_seed(0))),
+        world.recall(*world.moments(many, torch.Generator().manual_seed(0))),
         torch.ones(many, c.horizon, device=nb.DEVICE),
     )
     with torch.no_grad():

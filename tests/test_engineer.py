@@ -278,7 +278,7 @@ def test_lies_come_when_they_should_and_limits_are_quantiles(nb):
     )
     answers = [
         {
-            "seed": 1,
+            "life": 1,
             "step": step,
             "surprise": step,
             "confidence": 1 - step / 1000,

@@ -187,7 +187,7 @@ def test_the_doubt_learns_from_other_episodes_than_the_mean(nb, world):
 def test_states_read_known_steps_only(nb, world):
     memory, first = world.memory, int(world.memory.first[-1])
     rows = nb.torch.tensor([first, first + 2, first + 7])
-    states = world.states(rows)
+    states = world.recall(rows)
     assert (states.h[0] == 0).all() and nb.torch.equal(states.z, world.codes.mu[0, rows])
     for k, read in ((1, 2), (2, 4)):
         z, a = (
@@ -198,7 +198,7 @@ def test_states_read_known_steps_only(nb, world):
         if read < world.context:
             assert nb.torch.allclose(states.h[k], last.h[0], atol=1e-6)
         assert nb.torch.equal(states.before[k], world.codes.mu[0, rows[k] - 1])
-    copied = world.states(rows, nb.torch.tensor([1, 1, 1]))
+    copied = world.recall(rows, nb.torch.tensor([1, 1, 1]))
     assert not nb.torch.allclose(copied.h[1], states.h[1]), "another copy, other codes and pushes"
 
 
@@ -242,9 +242,9 @@ def test_probe_finds_a_linear_map(nb):
 @pytest.fixture
 def judged(nb, world, smoke):
     """What `dream_returns` needs: M, three controllers, five starts, home, settings."""
-    starts = world.states(*world.moments(5, nb.torch.Generator().manual_seed(0)))
+    starts = world.recall(*world.moments(5, nb.torch.Generator().manual_seed(0)))
     home = nb.principal_axes(
-        nb.features(world.states(*world.moments(200, nb.torch.Generator().manual_seed(1)))), 3
+        nb.features(world.recall(*world.moments(200, nb.torch.Generator().manual_seed(1)))), 3
     )
     return world.m, nb.torch.randn(3, 6 + 16 + 1), starts, home, smoke.c.but(horizon=7)
 
@@ -379,7 +379,7 @@ def test_the_agent_acts_on_the_features_that_are_measured(nb, smoke):
     world = nb.World(v, m, None, nb.Codes(nb.torch.zeros(1, 1, smoke.v.latents), *[None] * 4), 5)
     episodes = nb.play(nb.Agent(world, nb.controller(weights)), [11, 12, 13], 2)
     seen = world.looking_at(episodes)
-    acted = nb.controller(weights)(0, seen.states(seen.memory.rows))
+    acted = nb.controller(weights)(0, seen.recall(seen.memory.rows))
     for episode, first in zip(episodes, seen.memory.first.unique()):
         assert (acted[first : first + len(episode.actions)].numpy() == episode.actions).all()
     explored, alone = (

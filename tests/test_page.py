@@ -72,7 +72,7 @@ def page(nb, shipped, tmp_path_factory):
     file = tmp_path_factory.mktemp("page") / "dream.html"
     nb.write_page(
         file,
-        nb.page_numbers(world, verifier, c, probe, world.states(rows)),
+        nb.page_numbers(world, verifier, c, probe, world.recall(rows)),
         world,
         world.memory.states[rows],
         noisy,
@@ -201,7 +201,7 @@ def test_a_hundred_steps_are_those_of_pytorch(nb, shipped, page, tab):
 def test_what_it_says_of_a_state_is_what_the_notebook_says(nb, shipped, page, tab):
     world, c, verifier = shipped
     rows = nb.calm_moments(world, 1, 5)
-    states = world.states(rows)
+    states = world.recall(rows)
     there = tab.evaluate(
         "[0, 1, 2, 3, 4].map(k => [confidence(begin(k)), advice(begin(k)), reading(begin(k))])"
     )

@@ -125,7 +125,7 @@ def test_skilled_controllers_are_from_the_path_with_noise(nb, ranked):
 
 def test_an_imagined_return_is_the_dreams_own_and_a_doubted_state_pays_less(nb, world, ranked):
     lines = ranked()
-    starts = world.states(nb.calm_moments(world, 4, 40))
+    starts = world.recall(nb.calm_moments(world, 4, 40))
     home = nb.Axes(nb.torch.zeros(22), nb.torch.eye(22))
     for steps in (3, 7):
         c = nb.CSettings(horizon=steps, last_worth=0.0)
@@ -289,7 +289,7 @@ def test_the_macro_agent_does_both_pushes_and_remembers_as_a_dreams_beginning_do
         begin = its.memory.states[rows[0]].numpy()
         if not any(np.array_equal(begin, whole.states[0]) for whole in episodes):
             continue  # the frames between
-        acted = choose(0, its.states(rows)).tolist()
+        acted = choose(0, its.recall(rows)).tolist()
         taken = its.codes.actions[0, rows].tolist()
         agree = [one == two for one, two in zip(acted, taken)]
         assert np.mean(agree) > 0.9, (number, agree)  # batches of other sizes round differently

@@ -90,7 +90,7 @@ def test_drift_knows_an_honest_and_a_boasting_m(nb, smoke, episodes):
 
 
 def test_who_lives_on(nb, world):
-    starts = world.states(*world.moments(4, nb.torch.Generator().manual_seed(0)))
+    starts = world.recall(*world.moments(4, nb.torch.Generator().manual_seed(0)))
     z, alive = nb.live_on(world, nb.torch.randn(23), starts, 5)
     assert z.shape == (4, 5, 6) and alive.shape == (4, 5) and (alive[:, 1:] <= alive[:, :-1]).all()
 
