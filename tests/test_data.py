@@ -52,7 +52,7 @@ def test_full_profile_keeps_the_given_numbers(nb):
         full.v.steps,
     ) == (123, 5_000, 256, 1e-3, 10_000, 10_000)
     assert (full.v.latents, full.m.hidden, full.m.steps) == (64, 256, 20_000)
-    assert (full.c.horizon, full.c.rollouts, full.c.generations, full.c.look_every) == (
+    assert (full.c.horizon, full.c.rollouts, full.c.generations, full.evaluate.look_every) == (
         30,
         30,
         300,
@@ -62,9 +62,10 @@ def test_full_profile_keeps_the_given_numbers(nb):
 
 def test_looks_at_reality_stay_within_ten_thousand_steps(nb):
     for profile in ("quick", "full"):
-        c = nb.make_settings(profile).c
-        looks = 4 + c.generations * c.population // c.look_every
-        assert looks * c.look_episodes * nb.LOOK_STEPS <= 10_000
+        settings = nb.make_settings(profile)
+        c, how = settings.c, settings.evaluate
+        looks = 4 + c.generations * c.population // how.look_every
+        assert looks * how.look_episodes * nb.LOOK_STEPS <= 10_000
 
 
 def test_episode_shapes_and_clock(episodes):
@@ -149,6 +150,7 @@ def test_moments_come_from_the_rows_that_are_drawn_from(nb, world):
     """All rows are as likely, until a memory names others, or some more often."""
 
     def shares(memory):
+        # Without so many copies it gives no more moments than there are.
         rows, _ = world._replace(memory=memory).moments(20_000, nb.torch.Generator(), copies=200)
         return nb.torch.bincount(memory.episode[rows], minlength=6) / len(rows)
 
@@ -158,11 +160,11 @@ def test_moments_come_from_the_rows_that_are_drawn_from(nb, world):
     wanted = nb.torch.bincount(memory.episode[fits], minlength=6) / fits.sum()
     assert (shares(memory) - wanted).abs().max() < 0.02
     fifth, others = (memory.episode == 4) & fits, (memory.episode != 4) & fits
-    memory.rows = nb.torch.cat([memory.rows[others], memory.rows[fifth].repeat(3)])
+    memory.pool = nb.torch.cat([memory.rows[others], memory.rows[fifth].repeat(3)])
     more = 3 * int(fifth.sum())
     expected = more / (more + int(others.sum()))
     assert float(shares(memory)[4]) == pytest.approx(expected, abs=0.02)
-    memory.rows = memory.rows[:10]
+    memory.pool = memory.rows[:10]
     assert float(shares(memory)[int(memory.episode[0])]) == 1
 
 

@@ -67,6 +67,9 @@ def test_int8_is_close_to_float_and_a_quarter_of_its_linear_layers(nb, driver):
     )  # (64, Z)
     apart = (layer(x) - small.change(x)).abs()
     assert (apart <= most + 1e-5).all() and apart.max() > 1e-4
+    begin, right = driver.world.m.begin(0 * layer(x)), nb.torch.ones(64)
+    wrong = (small.step(begin, right).h - driver.world.m.step(begin, right).h).abs()
+    assert 0 < wrong.max() < 0.02
 
 
 def test_without_dynamic_quantisation_the_road_says_so_and_serves_in_float(

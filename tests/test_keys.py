@@ -183,7 +183,7 @@ def test_settings_and_inputs_count_by_content(nb, world, episodes, smoke):
     assert key(seen(5)) == key(seen(5)) and key(world, seed=1) == key(world, seed=1)
     agents = [nb.Agent(world, nb.reward, exploration) for exploration in (0.1, 0.2)]
     twice = seen(5)
-    twice.rows = twice.rows.repeat(2)
+    twice.pool = twice.rows.repeat(2)
     fewer = world.codes._replace(mu=world.codes.mu[:1])
     keys = [
         key(world),

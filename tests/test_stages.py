@@ -85,18 +85,28 @@ def test_resumed_m_equals_uninterrupted_m_and_seeds_matter(
     assert same(whole, train("cut"))
 
 
+def test_looks_are_few_short_and_on_seeds_of_their_own(nb, world, monkeypatch):
+    played = []
+    monkeypatch.setattr(nb, "play", lambda *how, **steps: played.append((*how, steps)) or [])
+    found = {"path": nb.torch.randn(6, 23), "returns": nb.torch.zeros(6, 8)}
+    seen = nb.looks(None, world, found, every=16, episodes=3, seed=5, workers=2)
+    assert list(seen) == [0, 1, 3, 5] and len(played) == 4
+    for _, seeds, _, steps in played:
+        assert seeds == nb.seeds_for("check", 5, 3) and steps == {"steps": nb.LOOK_STEPS}
+
+
 def test_resumed_c_equals_uninterrupted_c_which_never_plays(
     nb, run_folder, world, smoke, monkeypatch
 ):
     monkeypatch.setattr(nb, "PAIRS", 200)
     monkeypatch.delattr(nb, "play")
-    c = smoke.c.but(generations=24, population=8, axes=3, growing=1, horizon=3)
+    c = smoke.c.but(generations=54, population=8, axes=3, growing=1, horizon=3)
 
     def learn(folder):
         return nb.train_c(nb.Progress(run_folder / folder), world, c=c, seed=1)
 
     whole = learn("whole")
-    assert whole["returns"].shape == (24, 8) and len(whole["path"]) == len(whole["dream"]) == 24
+    assert whole["returns"].shape == (54, 8) and len(whole["path"]) == len(whole["dream"]) == 54
     judged, true_returns = [], nb.dream_returns
     with monkeypatch.context() as patch:
         interrupt_after(nb, patch, 2)
@@ -112,7 +122,7 @@ def test_resumed_c_equals_uninterrupted_c_which_never_plays(
     )
     path = nb.torch.nn.functional.normalize(whole["path"], dim=1)
     assert (
-        float(nb.torch.nn.functional.normalize(whole["weights"], dim=0) @ path[12:].mean(0)) > 0.5
+        float(nb.torch.nn.functional.normalize(whole["weights"], dim=0) @ path[27:].mean(0)) > 0.5
     ), "what ships is in the middle of the second half"
 
 
@@ -163,7 +173,7 @@ def small_run(nb, smoke, folder):
             "c",
             folder,
             1.0,
-            {"weights": nb.torch.randn(2, 5), "real": [[9.0, 10.0], [11.0, 12.0]], "parts": ["a"]},
+            {"weights": nb.torch.randn(2, 5), "dream": [[9.0, 10.0], [11.0, 12.0]], "parts": ["a"]},
         ),
     ]
     stages.append(stages[1]._replace(name="again"))  # it shares its tensors
@@ -186,7 +196,7 @@ def test_checkpoint_round_trip(nb, smoke, tmp_path):
     assert list(loaded) == ["v", "m", "c", "again"] and loaded["v"].seconds == 3.0
     assert (
         loaded["v"].result["log"] == stages[0].result["log"]
-        and loaded["c"].result["real"] == stages[2].result["real"]
+        and loaded["c"].result["dream"] == stages[2].result["dream"]
     )
     assert same(loaded["v"].result, stages[0].result) and same(
         loaded["again"].result, stages[1].result
@@ -247,6 +257,22 @@ def test_the_shipped_checkpoint_fits_the_profiles_with_a_gpu_too(tmp_path, monke
         next(source_of(cell) for cell in tagged("run") if cell["id"] == "run-profile"), nb.__dict__
     )
     assert {"v", "m", "practice", "c"} <= nb.PRETRAINED.keys() and nb.settings.m.hidden == 192
+
+
+def test_what_the_shipped_c_learned_is_shown_whatever_the_settings_of_c(tmp_path, monkeypatch):
+    nb, cells = load_notebook("pretrained"), {cell["id"]: source_of(cell) for cell in CELLS}
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("WM_PROFILE", "smoke")
+    monkeypatch.setenv("WM_USE_PRETRAINED", "1")
+    monkeypatch.setenv("WM_RUN_FOLDER", str(tmp_path))
+    monkeypatch.setenv("WM_OVERRIDES", "c.generations=7,evaluate.look_every=300")
+    exec(cells["run-profile"], nb.__dict__)
+    panels, nb.world = [], None
+    nb.plot = lambda *shown, **how: panels.extend(panel["lines"]["_"] for panel in shown)
+    for name in ("run-c-settings", "run-looks"):
+        exec(cells[name], nb.__dict__)
+    assert [len(x) == len(y) for x, y, *_ in panels] == [True, True]
+    assert set(nb.look_counts) <= set(nb.all_counts)
 
 
 def test_pretrained_of_another_size_and_without_a_network(

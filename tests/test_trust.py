@@ -40,7 +40,7 @@ def test_verifier_learns_to_tell_noise(nb, world, tmp_path, monkeypatch):
     verifier = nb.frozen(
         nb.Verifier(6, 16), nb.train_verifier(nb.Progress(tmp_path), slow, verifier=how, seed=0)
     )
-    now, a, after = nb.real_steps(slow, 300, False, nb.torch.Generator().manual_seed(1))
+    now, a, after = nb.real_steps(slow, 300, nb.torch.Generator().manual_seed(1))
     false = nb.false_steps(
         slow.m, now, a, slow.codes.mu[0].std(0), nb.torch.Generator().manual_seed(2)
     )
@@ -51,7 +51,10 @@ def test_verifier_learns_to_tell_noise(nb, world, tmp_path, monkeypatch):
 
 
 def test_real_steps_are_recorded_ones(nb, world):
-    now, a, after = nb.real_steps(world, 50, False, nb.torch.Generator().manual_seed(0))
+    def number(rows):
+        return {int(world.memory.episode[row % len(world.memory)]) for row in rows}
+
+    now, a, after = nb.real_steps(world, 50, nb.torch.Generator().manual_seed(0))
     z = world.codes.mu.flatten(0, 1)
     rows = [int((z - code).abs().sum(1).argmin()) for code in now.z]
     assert (
@@ -60,6 +63,9 @@ def test_real_steps_are_recorded_ones(nb, world):
         and nb.torch.equal(after.before, now.z)
     )
     assert nb.torch.equal(world.codes.actions.flatten()[rows], a) and (after.blind == 0).all()
+    assert number(rows) == {0, 1, 2, 3, 4}, "the first 80 % of six episodes"
+    others, _, _ = nb.real_steps(world, 50, nb.torch.Generator().manual_seed(0), held_out=True)
+    assert number(int((z - code).abs().sum(1).argmin()) for code in others.z) == {5}
 
 
 def test_variance_mask_passes_what_is_unsure(nb, world):
