@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from conftest import ROOT, load_notebook, source_of, tagged
+from conftest import CELLS, ROOT, load_notebook, source_of, tagged
 
 
 class Interrupted(Exception):
