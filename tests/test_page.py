@@ -158,7 +158,11 @@ def half_models(nb, shipped):
     """The same M and V with their weights rounded as in the page, in double precision."""
     world = shipped[0]
     m, v = nb.M(64, 192), nb.V(nb.make_settings("quick").v)
-    m.load_state_dict({name: value.half() for name, value in world.m.state_dict().items()})
+    weights = world.m.state_dict()
+    # The page has one bias, the sum of both.
+    weights["lstm.bias_ih"] = weights["lstm.bias_ih"] + weights["lstm.bias_hh"]
+    weights["lstm.bias_hh"] = 0 * weights["lstm.bias_hh"]
+    m.load_state_dict({name: value.half() for name, value in weights.items()})
     v.load_state_dict(world.v.state_dict())
     return nb.frozen(m).double(), nb.frozen(v)
 
