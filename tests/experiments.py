@@ -2,9 +2,9 @@
 CSV files.
 
     python tests/experiments.py main_line_quick      # ten seeds of the profile that two cores get
-        python tests/experiments.py main_line            # ten seeds of the full profile python
-        tests/experiments.py remedies --jobs 2    # two runs side by side python
-        tests/experiments.py --table              # only gather what is there
+    python tests/experiments.py main_line            # ten seeds of the full profile
+    python tests/experiments.py remedies --jobs 2    # two runs side by side
+    python tests/experiments.py --table              # only gather what is there
 
 The notebook itself is the program: each run executes it from the first cell to the last with
 `WM_PROFILE` and `WM_OVERRIDES`. Runs share their saved stages, so that a remedy which touches only
