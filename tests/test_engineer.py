@@ -302,10 +302,15 @@ def test_a_client_plays_over_a_real_socket_and_the_server_ends(nb, driver):
     cloudpickle.register_pickle_by_value(sys.modules[nb.__name__])
     with nb.served(driver, b"k" * 32, 2) as (address, processes):
         remote = nb.Remote(address)
-        episodes = nb.play(remote, nb.seeds_for("roads", 0, 2), 2, steps=15)
-        assert len(episodes) == 2 and len(remote.answers) >= sum(
+        episodes = nb.play(remote, nb.seeds_for("roads", 0, 3), 2, steps=15)
+        assert len(episodes) == 3 and len(remote.answers) >= sum(
             len(episode.actions) for episode in episodes
         )
+        lives = {}
+        for answer in remote.answers:
+            lives.setdefault(answer["life"], []).append(answer["step"])
+        assert {0, 1} < set(lives), "the first ones count from 0"
+        assert all(steps == list(range(len(steps))) for steps in lives.values()), "none are merged"
     assert all(process.poll() is not None for process in processes())
     with pytest.raises(RuntimeError), nb.served(driver, b"k" * 32) as (address, processes):
         raise RuntimeError("a test that fails")
